@@ -1,0 +1,1 @@
+"""The service around `bandit`: gRPC, Postgres, processes and the command line."""

@@ -1,0 +1,46 @@
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from typing import ClassVar as _ClassVar
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ERROR_REASON_UNSPECIFIED: _ClassVar[ErrorReason]
+    ERROR_REASON_INVALID_FIELD: _ClassVar[ErrorReason]
+    ERROR_REASON_MALFORMED_MESSAGE: _ClassVar[ErrorReason]
+    ERROR_REASON_DECISION_ID_MALFORMED: _ClassVar[ErrorReason]
+    ERROR_REASON_DECISION_ID_TAMPERED: _ClassVar[ErrorReason]
+    ERROR_REASON_DECISION_ID_FOREIGN: _ClassVar[ErrorReason]
+    ERROR_REASON_EXPERIMENT_NOT_FOUND: _ClassVar[ErrorReason]
+    ERROR_REASON_EXPERIMENT_EXISTS: _ClassVar[ErrorReason]
+    ERROR_REASON_EXPERIMENT_NOT_RUNNING: _ClassVar[ErrorReason]
+    ERROR_REASON_INVALID_TRANSITION: _ClassVar[ErrorReason]
+    ERROR_REASON_ARM_NOT_FOUND: _ClassVar[ErrorReason]
+    ERROR_REASON_NO_ELIGIBLE_ARM: _ClassVar[ErrorReason]
+    ERROR_REASON_INVALID_EXPERIMENT: _ClassVar[ErrorReason]
+    ERROR_REASON_STALE_ETAG: _ClassVar[ErrorReason]
+    ERROR_REASON_INVALID_PAGE_TOKEN: _ClassVar[ErrorReason]
+    ERROR_REASON_STORAGE_UNAVAILABLE: _ClassVar[ErrorReason]
+    ERROR_REASON_OVERLOADED: _ClassVar[ErrorReason]
+    ERROR_REASON_SHUTTING_DOWN: _ClassVar[ErrorReason]
+    ERROR_REASON_INTERNAL: _ClassVar[ErrorReason]
+ERROR_REASON_UNSPECIFIED: ErrorReason
+ERROR_REASON_INVALID_FIELD: ErrorReason
+ERROR_REASON_MALFORMED_MESSAGE: ErrorReason
+ERROR_REASON_DECISION_ID_MALFORMED: ErrorReason
+ERROR_REASON_DECISION_ID_TAMPERED: ErrorReason
+ERROR_REASON_DECISION_ID_FOREIGN: ErrorReason
+ERROR_REASON_EXPERIMENT_NOT_FOUND: ErrorReason
+ERROR_REASON_EXPERIMENT_EXISTS: ErrorReason
+ERROR_REASON_EXPERIMENT_NOT_RUNNING: ErrorReason
+ERROR_REASON_INVALID_TRANSITION: ErrorReason
+ERROR_REASON_ARM_NOT_FOUND: ErrorReason
+ERROR_REASON_NO_ELIGIBLE_ARM: ErrorReason
+ERROR_REASON_INVALID_EXPERIMENT: ErrorReason
+ERROR_REASON_STALE_ETAG: ErrorReason
+ERROR_REASON_INVALID_PAGE_TOKEN: ErrorReason
+ERROR_REASON_STORAGE_UNAVAILABLE: ErrorReason
+ERROR_REASON_OVERLOADED: ErrorReason
+ERROR_REASON_SHUTTING_DOWN: ErrorReason
+ERROR_REASON_INTERNAL: ErrorReason

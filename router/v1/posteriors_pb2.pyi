@@ -1,0 +1,58 @@
+import datetime
+
+from router.buf.validate import validate_pb2 as _validate_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from router.v1 import types_pb2 as _types_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class GetPosteriorRequest(_message.Message):
+    __slots__ = ("experiment_id",)
+    EXPERIMENT_ID_FIELD_NUMBER: _ClassVar[int]
+    experiment_id: str
+    def __init__(self, experiment_id: _Optional[str] = ...) -> None: ...
+
+class GetPosteriorResponse(_message.Message):
+    __slots__ = ("experiment_id", "policy_version", "as_of", "arms")
+    EXPERIMENT_ID_FIELD_NUMBER: _ClassVar[int]
+    POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
+    AS_OF_FIELD_NUMBER: _ClassVar[int]
+    ARMS_FIELD_NUMBER: _ClassVar[int]
+    experiment_id: str
+    policy_version: int
+    as_of: _timestamp_pb2.Timestamp
+    arms: _containers.RepeatedCompositeFieldContainer[ArmPosterior]
+    def __init__(self, experiment_id: _Optional[str] = ..., policy_version: _Optional[int] = ..., as_of: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., arms: _Optional[_Iterable[_Union[ArmPosterior, _Mapping]]] = ...) -> None: ...
+
+class ArmPosterior(_message.Message):
+    __slots__ = ("arm_id", "alpha", "beta", "n", "mean", "lower", "upper", "probability_best", "expected_loss", "allocation", "version", "state")
+    ARM_ID_FIELD_NUMBER: _ClassVar[int]
+    ALPHA_FIELD_NUMBER: _ClassVar[int]
+    BETA_FIELD_NUMBER: _ClassVar[int]
+    N_FIELD_NUMBER: _ClassVar[int]
+    MEAN_FIELD_NUMBER: _ClassVar[int]
+    LOWER_FIELD_NUMBER: _ClassVar[int]
+    UPPER_FIELD_NUMBER: _ClassVar[int]
+    PROBABILITY_BEST_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_LOSS_FIELD_NUMBER: _ClassVar[int]
+    ALLOCATION_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    arm_id: str
+    alpha: float
+    beta: float
+    n: int
+    mean: float
+    lower: float
+    upper: float
+    probability_best: float
+    expected_loss: float
+    allocation: float
+    version: int
+    state: _types_pb2.ArmState
+    def __init__(self, arm_id: _Optional[str] = ..., alpha: _Optional[float] = ..., beta: _Optional[float] = ..., n: _Optional[int] = ..., mean: _Optional[float] = ..., lower: _Optional[float] = ..., upper: _Optional[float] = ..., probability_best: _Optional[float] = ..., expected_loss: _Optional[float] = ..., allocation: _Optional[float] = ..., version: _Optional[int] = ..., state: _Optional[_Union[_types_pb2.ArmState, str]] = ...) -> None: ...
