@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from router.v1 import types_pb2 as router_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1arouter/v1/posteriors.proto\x12\trouter.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15router/v1/types.proto\"8\n\x13GetPosteriorRequest\x12!\n\rexperiment_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"\x97\x01\n\x14GetPosteriorResponse\x12\x15\n\rexperiment_id\x18\x01 \x01(\t\x12\x16\n\x0epolicy_version\x18\x02 \x01(\x03\x12)\n\x05\x61s_of\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x04\x61rms\x18\x04 \x03(\x0b\x32\x17.router.v1.ArmPosterior\"\xec\x01\n\x0c\x41rmPosterior\x12\x0e\n\x06\x61rm_id\x18\x01 \x01(\t\x12\r\n\x05\x61lpha\x18\x02 \x01(\x01\x12\x0c\n\x04\x62\x65ta\x18\x03 \x01(\x01\x12\t\n\x01n\x18\x04 \x01(\x03\x12\x0c\n\x04mean\x18\x05 \x01(\x01\x12\r\n\x05lower\x18\x06 \x01(\x01\x12\r\n\x05upper\x18\x07 \x01(\x01\x12\x18\n\x10probability_best\x18\x08 \x01(\x01\x12\x15\n\rexpected_loss\x18\t \x01(\x01\x12\x12\n\nallocation\x18\n \x01(\x01\x12\x0f\n\x07version\x18\x0b \x01(\x05\x12\"\n\x05state\x18\x0c \x01(\x0e\x32\x13.router.v1.ArmState2c\n\x10PosteriorService\x12O\n\x0cGetPosterior\x12\x1e.router.v1.GetPosteriorRequest\x1a\x1f.router.v1.GetPosteriorResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1arouter/v1/posteriors.proto\x12\trouter.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15router/v1/types.proto\"Y\n\x13GetPosteriorRequest\x12\x42\n\rexperiment_id\x18\x01 \x01(\tB+\xbaH(r&\x10\x01\x18\x80\x01\x32\x1f^[A-Za-z0-9][A-Za-z0-9._:/@-]*$\"\x97\x01\n\x14GetPosteriorResponse\x12\x15\n\rexperiment_id\x18\x01 \x01(\t\x12\x16\n\x0epolicy_version\x18\x02 \x01(\x03\x12)\n\x05\x61s_of\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x04\x61rms\x18\x04 \x03(\x0b\x32\x17.router.v1.ArmPosterior\"\xec\x01\n\x0c\x41rmPosterior\x12\x0e\n\x06\x61rm_id\x18\x01 \x01(\t\x12\r\n\x05\x61lpha\x18\x02 \x01(\x01\x12\x0c\n\x04\x62\x65ta\x18\x03 \x01(\x01\x12\t\n\x01n\x18\x04 \x01(\x03\x12\x0c\n\x04mean\x18\x05 \x01(\x01\x12\r\n\x05lower\x18\x06 \x01(\x01\x12\r\n\x05upper\x18\x07 \x01(\x01\x12\x18\n\x10probability_best\x18\x08 \x01(\x01\x12\x15\n\rexpected_loss\x18\t \x01(\x01\x12\x12\n\nallocation\x18\n \x01(\x01\x12\x0f\n\x07version\x18\x0b \x01(\x05\x12\"\n\x05state\x18\x0c \x01(\x0e\x32\x13.router.v1.ArmState2c\n\x10PosteriorService\x12O\n\x0cGetPosterior\x12\x1e.router.v1.GetPosteriorRequest\x1a\x1f.router.v1.GetPosteriorResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,13 +35,13 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'router.v1.posteriors_pb2', 
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETPOSTERIORREQUEST'].fields_by_name['experiment_id']._loaded_options = None
-  _globals['_GETPOSTERIORREQUEST'].fields_by_name['experiment_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
+  _globals['_GETPOSTERIORREQUEST'].fields_by_name['experiment_id']._serialized_options = b'\272H(r&\020\001\030\200\0012\037^[A-Za-z0-9][A-Za-z0-9._:/@-]*$'
   _globals['_GETPOSTERIORREQUEST']._serialized_start=126
-  _globals['_GETPOSTERIORREQUEST']._serialized_end=182
-  _globals['_GETPOSTERIORRESPONSE']._serialized_start=185
-  _globals['_GETPOSTERIORRESPONSE']._serialized_end=336
-  _globals['_ARMPOSTERIOR']._serialized_start=339
-  _globals['_ARMPOSTERIOR']._serialized_end=575
-  _globals['_POSTERIORSERVICE']._serialized_start=577
-  _globals['_POSTERIORSERVICE']._serialized_end=676
+  _globals['_GETPOSTERIORREQUEST']._serialized_end=215
+  _globals['_GETPOSTERIORRESPONSE']._serialized_start=218
+  _globals['_GETPOSTERIORRESPONSE']._serialized_end=369
+  _globals['_ARMPOSTERIOR']._serialized_start=372
+  _globals['_ARMPOSTERIOR']._serialized_end=608
+  _globals['_POSTERIORSERVICE']._serialized_start=610
+  _globals['_POSTERIORSERVICE']._serialized_end=709
 # @@protoc_insertion_point(module_scope)

@@ -1,0 +1,83 @@
+"""What the router holds of an experiment's definition: immutable values, replaced whole when something changes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from bandit.allocation import AllocationRule
+from bandit.reward import Signal
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One version of an arm."""
+
+    #: Its number within the experiment: never reused, so it names a version for ever.
+    number: int
+    arm_id: str
+    version: int
+    model: str
+    family: str
+    is_control: bool
+    config: Mapping[str, Any]
+    cap: float | None
+    cost_usd: float | None
+    active: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RewardRule:
+    """How events become a reward."""
+
+    #: Reward of each signal in millionths; None is neutral.
+    signal_micros: Mapping[Signal, int | None]
+    attribution_window: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a definition's allocation and assignment mean, with every default filled in."""
+
+    #: Aligned with the active arms.
+    allocation: AllocationRule
+    #: (alpha, beta) of every arm's prior.
+    prior: tuple[float, float]
+    #: "per_request", "sticky_hash" or "sticky_stored".
+    assignment: str
+    #: How long a stored assignment lasts; None is for ever.
+    sticky_ttl: timedelta | None
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """An experiment as its owner defined it."""
+
+    incarnation: int
+    experiment_id: str
+    description: str
+    #: "draft", "running", "paused" or "concluded".
+    state: str
+    etag: str
+    #: Active arms in the order of the definition, then retired ones.
+    arms: tuple[Arm, ...]
+    #: AllocationRule, AssignmentRule and RewardRule of the proto in protobuf JSON, as they were given.
+    allocation: Mapping[str, Any]
+    assignment: Mapping[str, Any]
+    reward_rule: Mapping[str, Any]
+    #: What allocation and assignment mean.
+    rules: Rules
+    reward_rule_version: int
+    #: Every version of the reward rule: the one in force when a decision was made applies to its events.
+    reward_rules: Mapping[int, RewardRule]
+    #: For `fixed` by hash: the arm number of each bucket.
+    bucket_table: tuple[int, ...] | None
+    created_at: datetime
+    updated_at: datetime
+    #: +1 with every change of definition or state.
+    definition_version: int
+
+    @property
+    def active_arms(self) -> tuple[Arm, ...]:
+        """The arms that are offered traffic, in order."""
+        return tuple(arm for arm in self.arms if arm.active)

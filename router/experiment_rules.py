@@ -1,0 +1,171 @@
+"""What an experiment's definition means where it is silent, and the rules that span its fields.
+
+The rules of single fields (ranges, lengths, charsets) are declared in the proto; these are the others. The server
+applies them to each definition it gets, the loader of experiment files to each file: both give the same answer.
+
+Assumes
+    Every arm of a definition is active: an arm's `state` and `version` are output only, so they are not read.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from router.v1 import types_pb2 as types
+from router.v1.experiments_pb2 import AllocationRule, AssignmentRule, Experiment
+
+#: The most arms that one allocation is computed for.
+MAX_ARMS: Final = 100
+#: The largest serialized `config` of an arm.
+MAX_CONFIG_BYTES: Final = 64 * 1024
+#: Decimals such as 0.7 + 0.2 + 0.1 do not add up to 1 in binary; a difference up to this is no mistake.
+TOLERANCE: Final = 1e-9
+
+DEFAULT_CAP: Final = 1.0
+#: By kind of allocation: weights that somebody wrote down are kept as written.
+DEFAULT_FLOOR: Final[Mapping[AllocationRule.Kind, float]] = MappingProxyType(
+    {AllocationRule.KIND_THOMPSON: 0.01, AllocationRule.KIND_FIXED: 0.0, AllocationRule.KIND_UNIFORM: 0.0}
+)
+#: Alpha and beta.
+DEFAULT_PRIOR: Final = (1.0, 1.0)
+DEFAULT_ATTRIBUTION_WINDOW_S: Final = 7 * 86_400
+
+#: Field names, list positions and map keys that lead to a value: ("arms", 1, "cap").
+Steps = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FieldProblem:
+    """A rule that a definition breaks."""
+
+    #: the way to the field, in the proto's names
+    steps: Steps
+    #: what is wrong with it
+    message: str
+    #: what to do about it; may be empty
+    hint: str = ""
+
+    @property
+    def path(self) -> str:
+        """The field as text: `arms[1].cap`."""
+        return render_path(self.steps)
+
+
+def render_path(steps: Steps) -> str:
+    """Return the steps as people write them, on one line: `arms[1].cap`, `weights["a.b"]`."""
+    text = ""
+    for step in steps:
+        plain = isinstance(step, str) and re.fullmatch(r"[A-Za-z0-9_-]{1,128}", step)
+        text += f".{step}" if plain else f"[{json.dumps(step)[:128]}]"
+    return text.removeprefix(".")
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """Return the hint that names the choice most like a mistyped word, or an empty string if none is near."""
+    # Comparing takes quadratic time, and no choice is nearly that long.
+    near = difflib.get_close_matches(word, list(choices), n=1) if len(word) <= 256 else []
+    return f"did you mean {near[0]!r}?" if near else ""
+
+
+def allocation_kind(experiment: Experiment) -> AllocationRule.Kind:
+    """The experiment's allocation strategy, never unspecified."""
+    return experiment.allocation.kind or AllocationRule.KIND_THOMPSON
+
+
+def assignment_kind(experiment: Experiment) -> AssignmentRule.Kind:
+    """The experiment's assignment method, never unspecified."""
+    return experiment.assignment.kind or AssignmentRule.KIND_PER_REQUEST
+
+
+def floor(experiment: Experiment) -> float:
+    """The experiment's floor: its own, or the default of its kind of allocation (0 for a kind this version lacks)."""
+    if experiment.allocation.HasField("floor"):
+        return experiment.allocation.floor
+    return DEFAULT_FLOOR.get(allocation_kind(experiment), 0.0)
+
+
+def cross_field_problems(experiment: Experiment) -> list[FieldProblem]:
+    """Return each rule across fields that the definition breaks; any message will do, also one with invalid fields."""
+    return [
+        *_arm_problems(experiment),
+        *_floor_problems(experiment),
+        *_weight_problems(experiment),
+        *_assignment_problems(experiment),
+        *_reward_problems(experiment),
+    ]
+
+
+def _arm_problems(experiment: Experiment) -> Iterable[FieldProblem]:
+    arms = experiment.arms
+    if len(arms) > MAX_ARMS:
+        yield FieldProblem(("arms",), f"there are {len(arms)} arms, at most {MAX_ARMS} can compete")
+    total = sum(arm.cap if arm.HasField("cap") else DEFAULT_CAP for arm in arms)
+    if arms and total < 1 - TOLERANCE:
+        message = f"the caps add up to {total:.6g}, which leaves some traffic without an arm"
+        yield FieldProblem(("arms",), message, "raise a cap, or leave one out: it is then 1")
+    seen: set[str] = set()
+    controls = [arm.arm_id for arm in arms if arm.role == types.ROLE_CONTROL]
+    for i, arm in enumerate(arms):
+        if arm.arm_id in seen:
+            yield FieldProblem(("arms", i, "arm_id"), f"another arm is already called {arm.arm_id!r}")
+        elif arm.role == types.ROLE_CONTROL and arm.arm_id != controls[0]:
+            message = f"{controls[0]!r} is already the control, and there is one at most"
+            yield FieldProblem(("arms", i, "role"), message, "use challenger")
+        seen.add(arm.arm_id)
+        if (size := arm.config.ByteSize()) > MAX_CONFIG_BYTES:
+            yield FieldProblem(("arms", i, "config"), f"takes {size:,} bytes, the limit is {MAX_CONFIG_BYTES:,}")
+
+
+def _floor_problems(experiment: Experiment) -> Iterable[FieldProblem]:
+    count, least = len(experiment.arms), floor(experiment)
+    # With half of all traffic spread evenly, what was learned would decide less than chance does.
+    if count * least >= 0.5 - TOLERANCE:
+        message = f"{count} arms with a floor of {least:g} take {count * least:.6g} of all traffic, the limit is 0.5"
+        yield FieldProblem(("allocation", "floor"), message, f"use a floor below {0.5 / count:.4g}")
+
+
+def _weight_problems(experiment: Experiment) -> Iterable[FieldProblem]:
+    path: Steps = ("allocation", "weights")
+    weights = experiment.allocation.weights
+    if allocation_kind(experiment) != AllocationRule.KIND_FIXED:
+        if weights:
+            yield FieldProblem(path, "only a fixed allocation has weights", "use kind: fixed")
+        return
+    if not weights:
+        yield FieldProblem(path, "a fixed allocation needs the weight of each arm")
+        return
+    arm_ids = [arm.arm_id for arm in experiment.arms]
+    for arm_id in sorted(set(weights) - set(arm_ids)):
+        yield FieldProblem((*path, arm_id), "no arm has this id", did_you_mean(arm_id, arm_ids))
+    total = sum(weights.values())
+    # Written so that a total that is not a number is refused too.
+    if not abs(total - 1) <= TOLERANCE:
+        yield FieldProblem(path, f"the weights add up to {total:.12g}, they must add up to 1")
+
+
+def _assignment_problems(experiment: Experiment) -> Iterable[FieldProblem]:
+    kind, assignment = assignment_kind(experiment), experiment.assignment
+    if assignment.HasField("ttl") and kind != AssignmentRule.KIND_STICKY_STORED:
+        yield FieldProblem(("assignment", "ttl"), "only a sticky_stored assignment expires", "use kind: sticky_stored")
+    fixed = allocation_kind(experiment) == AllocationRule.KIND_FIXED
+    by_request = assignment.unit == AssignmentRule.UNIT_REQUEST
+    if fixed and kind == AssignmentRule.KIND_PER_REQUEST and not by_request:
+        # Where no assignment is stated, the statement to point at is the allocation's.
+        place = "assignment" if experiment.HasField("assignment") else "allocation"
+        message = "a fixed allocation is an A/B test: its assignment is a stable hash, per_request would mix a unit's arms"
+        hint = "use assignment kind: sticky_hash, or unit: request if single requests are compared"
+        yield FieldProblem((place, "kind"), message, hint)
+
+
+def _reward_problems(experiment: Experiment) -> Iterable[FieldProblem]:
+    seen: set[int] = set()
+    for i, entry in enumerate(experiment.reward_rule.signals):
+        if entry.signal in seen:
+            yield FieldProblem(("reward_rule", "signals", i, "signal"), "this signal is already listed")
+        seen.add(entry.signal)

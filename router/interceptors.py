@@ -1,0 +1,90 @@
+"""The one place where calls are validated and where errors become gRPC statuses.
+
+Handlers raise; nothing else aborts. An unexpected exception becomes INTERNAL with an id: the id is in the log beside
+the cause, and the cause stays there. Bytes that are not the expected message are the client's error, not a fault.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import grpc
+from google.protobuf.message import Message
+from grpc_status import rpc_status
+
+from router.errors import InternalError, InvalidArgumentError, ServiceError, UnavailableError
+from router.storage.errors import StorageError, StorageUnavailableError
+from router.validation import validate
+
+log = logging.getLogger(__name__)
+
+_OURS: Final = "/router.v1."
+
+
+class _Malformed:
+    """Stands for a request whose bytes could not be parsed."""
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps the handlers of our own services, once each."""
+
+    def __init__(self) -> None:
+        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Return the wrapped handler of the method."""
+        method = handler_call_details.method
+        known = self._wrapped.get(method)
+        if known is not None:
+            return known
+        handler = await continuation(handler_call_details)
+        if handler is None or not method.startswith(_OURS):
+            return handler
+        wrapped = _wrap(handler)
+        self._wrapped[method] = wrapped
+        return wrapped
+
+
+def _wrap(handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
+    behave: Any = handler.unary_unary
+    parse: Any = handler.request_deserializer
+
+    def deserialize(data: bytes) -> Message | _Malformed:
+        try:
+            message: Message = parse(data)
+            return message
+        except Exception:
+            return _Malformed()
+
+    async def call(request: Message | _Malformed, context: Any) -> Any:
+        try:
+            if isinstance(request, _Malformed):
+                raise InvalidArgumentError(
+                    "the request's bytes are not the message that this method takes", reason="MALFORMED_MESSAGE"
+                )
+            validate(request)
+            return await behave(request, context)
+        except Exception as error:
+            status = as_service_error(error).to_status()
+        return await context.abort_with_status(rpc_status.to_status(status))
+
+    return grpc.unary_unary_rpc_method_handler(call, deserialize, handler.response_serializer)
+
+
+def as_service_error(error: Exception) -> ServiceError:
+    """Return the error that a client may see for `error`."""
+    if isinstance(error, ServiceError):
+        return error
+    if isinstance(error, StorageUnavailableError):
+        return UnavailableError(f"Postgres cannot be reached or cannot write: {error}", retry_after_ms=1000)
+    error_id = secrets.token_hex(8)
+    kind = "storage refused" if isinstance(error, StorageError) else "unexpected error"
+    log.error("%s, error id %s", kind, error_id, exc_info=error)
+    return InternalError(f"a fault of the router: its log tells more under {error_id}", metadata={"error_id": error_id})

@@ -1,0 +1,123 @@
+"""Between the messages of the experiments API and the values that are stored."""
+
+import json
+import math
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.struct_pb2 import Struct
+
+from router.errors import FieldViolation, InvalidArgumentError
+from router.experiment import Arm, Definition
+from router.experiment_rules import cross_field_problems
+from router.storage.experiments import NewArm, NewDefinition
+from router.v1 import experiments_pb2, types_pb2
+
+_STATES = {
+    "draft": experiments_pb2.STATE_DRAFT,
+    "running": experiments_pb2.STATE_RUNNING,
+    "paused": experiments_pb2.STATE_PAUSED,
+    "concluded": experiments_pb2.STATE_CONCLUDED,
+}
+
+
+def new_definition(experiment: experiments_pb2.Experiment) -> NewDefinition:
+    """Check the rules that span fields and return what is to be stored.
+
+    Raises InvalidArgumentError with reason INVALID_EXPERIMENT naming each field and rule.
+    """
+    violations = [
+        FieldViolation(f"experiment.{problem.path}", f"{problem.message}{f' ({problem.hint})' if problem.hint else ''}")
+        for problem in cross_field_problems(experiment)
+    ]
+    for i, arm in enumerate(experiment.arms):
+        fault = _config_fault(arm.config)
+        if fault:
+            violations.append(FieldViolation(f"experiment.arms[{i}].config", fault))
+    if violations:
+        raise InvalidArgumentError(
+            "; ".join(f"{v.field}: {v.description}" for v in violations),
+            reason="INVALID_EXPERIMENT",
+            violations=violations,
+        )
+    return NewDefinition(
+        experiment_id=experiment.experiment_id,
+        description=experiment.description,
+        arms=tuple(
+            NewArm(
+                arm_id=arm.arm_id,
+                model=arm.model,
+                family=arm.family,
+                is_control=arm.role == types_pb2.ROLE_CONTROL,
+                config=MessageToDict(arm.config),
+                cap=arm.cap if arm.HasField("cap") else None,
+                cost_usd=arm.cost_usd if arm.HasField("cost_usd") else None,
+            )
+            for arm in experiment.arms
+        ),
+        allocation=_stored(experiment.allocation),
+        assignment=_stored(experiment.assignment),
+        reward_rule=_stored(experiment.reward_rule),
+    )
+
+
+def experiment_message(definition: Definition, policy_version: int) -> experiments_pb2.Experiment:
+    """Return an experiment as the API shows it."""
+    message = experiments_pb2.Experiment(
+        experiment_id=definition.experiment_id,
+        description=definition.description,
+        arms=[_arm_message(arm) for arm in definition.arms],
+        state=_STATES[definition.state],
+        etag=definition.etag,
+        policy_version=policy_version,
+    )
+    if definition.allocation:
+        ParseDict(dict(definition.allocation), message.allocation)
+    if definition.assignment:
+        ParseDict(dict(definition.assignment), message.assignment)
+    if definition.reward_rule:
+        ParseDict(dict(definition.reward_rule), message.reward_rule)
+    message.create_time.FromDatetime(definition.created_at)
+    message.update_time.FromDatetime(definition.updated_at)
+    return message
+
+
+def _arm_message(arm: Arm) -> types_pb2.Arm:
+    message = types_pb2.Arm(
+        arm_id=arm.arm_id,
+        model=arm.model,
+        role=types_pb2.ROLE_CONTROL if arm.is_control else types_pb2.ROLE_CHALLENGER,
+        family=arm.family,
+        cap=arm.cap,
+        cost_usd=arm.cost_usd,
+        version=arm.version,
+        state=types_pb2.ARM_STATE_ACTIVE if arm.active else types_pb2.ARM_STATE_RETIRED,
+    )
+    if arm.config:
+        message.config.update(dict(arm.config))
+    return message
+
+
+def _stored(
+    message: experiments_pb2.AllocationRule | experiments_pb2.AssignmentRule | experiments_pb2.RewardRule,
+) -> dict[str, Any]:
+    # Through JSON, so that what is compared with the stored document has its types.
+    stored: dict[str, Any] = json.loads(json.dumps(MessageToDict(message)))
+    return stored
+
+
+def _config_fault(config: Struct) -> str:
+    """Return why Postgres could not store this config, or nothing."""
+    return _value_fault(MessageToDict(config))
+
+
+def _value_fault(value: Any) -> str:
+    if isinstance(value, str):
+        return "holds a NUL character, which Postgres cannot store" if "\x00" in value else ""
+    if isinstance(value, float):
+        return "" if math.isfinite(value) else "holds NaN or an infinity, which JSON cannot express"
+    if isinstance(value, dict):
+        return next((fault for pair in value.items() for part in pair if (fault := _value_fault(part))), "")
+    if isinstance(value, list):
+        return next((fault for part in value if (fault := _value_fault(part))), "")
+    return ""

@@ -1,0 +1,156 @@
+"""Policies: an experiment's definition and evidence, compiled for routing into one immutable value.
+
+Route reads one reference to a Policy: no lock, no await. Whatever changes makes a new one.
+"""
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+
+import numpy as np
+
+from bandit.allocation import (
+    AllocationKind,
+    AllocationRule,
+    NoEligibleArmError,
+    Vector,
+    allocate,
+    cumulative,
+    finish,
+    restrict,
+)
+from bandit.reward import Evidence
+from router.experiment import Arm, Definition
+from router.v1 import routing_pb2, types_pb2
+
+#: Subsets of up to this many arms get their own P(best) at once, which takes under 1 ms; larger ones are renormalised.
+EXACT_SUBSET_ARMS = 5
+_SUBSETS_KEPT = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """An allocation that is ready to be drawn from, for one policy and one set of eligible arms."""
+
+    #: 16 bytes that name this vector in the decision log.
+    allocation_id: bytes
+    #: (K,) over the policy's arms; 0 for arms that are not eligible.
+    probabilities: Vector
+    #: What `bandit.allocation.draw` searches.
+    sums: tuple[float, ...]
+    #: False where a subset was only renormalised, not given its own P(best).
+    exact: bool
+    #: The vector as replies carry it.
+    entries: tuple[types_pb2.ArmProbability, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What a replica needs to decide for one experiment."""
+
+    definition: Definition
+    policy_version: int
+    #: The active arms, in order; the vectors below are aligned with them.
+    arms: tuple[Arm, ...]
+    routed_arms: tuple[routing_pb2.RoutedArm, ...]
+    #: Position of each active arm by its id, and by its number.
+    position: Mapping[str, int]
+    position_of_number: Mapping[int, int]
+    alpha: Vector
+    beta: Vector
+    #: The allocation over all active arms; None if none of them can be served.
+    everyone: Choice | None
+    #: Choices of eligible subsets, made on first use.
+    subsets: dict[tuple[int, ...], Choice] = field(default_factory=dict)
+
+    def choice(self, eligible: tuple[int, ...] | None) -> Choice:
+        """Return the allocation for `eligible`, sorted positions; None means every active arm.
+
+        Raises NoEligibleArmError if every eligible arm has probability 0.
+        """
+        if eligible is None or len(eligible) == len(self.arms):
+            if self.everyone is None:
+                raise NoEligibleArmError("every arm has probability 0")
+            return self.everyone
+        known = self.subsets.get(eligible)
+        if known is not None:
+            return known
+        choice = self._subset(eligible)
+        if len(self.subsets) < _SUBSETS_KEPT:
+            self.subsets[eligible] = choice
+        return choice
+
+    def _subset(self, eligible: tuple[int, ...]) -> Choice:
+        rule = self.definition.rules.allocation
+        if self.everyone is None:
+            raise NoEligibleArmError("every arm has probability 0")
+        if self.definition.bucket_table is not None:
+            # Units whose bucket belongs to an arm that is not eligible are dealt out again in proportion.
+            return self._frozen(restrict(self.everyone.probabilities, eligible), exact=True)
+        if rule.kind is not AllocationKind.THOMPSON or len(eligible) <= EXACT_SUBSET_ARMS:
+            return self._frozen(allocate(rule, self.alpha, self.beta, eligible), exact=True)
+        restricted = restrict(self.everyone.probabilities, eligible)[list(eligible)]
+        return self._frozen(finish(rule, restricted, np.asarray(eligible, dtype=np.intp)), exact=False)
+
+    def _frozen(self, p: Vector, *, exact: bool) -> Choice:
+        return freeze(self.definition.incarnation, self.policy_version, self.arms, p, exact=exact)
+
+
+def freeze(incarnation: int, policy_version: int, arms: tuple[Arm, ...], p: Vector, *, exact: bool) -> Choice:
+    """Prepare a vector for drawing, replying and logging."""
+    p.setflags(write=False)
+    name = blake2b(digest_size=16, person=b"allocation")
+    name.update(struct.pack("!QQ", incarnation, policy_version))
+    name.update(struct.pack(f"!{len(arms)}H", *(arm.number for arm in arms)))
+    name.update(p.tobytes())
+    entries = tuple(
+        types_pb2.ArmProbability(arm_id=arm.arm_id, probability=probability)
+        for arm, probability in zip(arms, p.tolist(), strict=True)
+    )
+    return Choice(name.digest(), p, cumulative(p), exact, entries)
+
+
+def compile_policy(definition: Definition, policy_version: int, evidence: Mapping[int, Evidence]) -> Policy:
+    """Compile a definition and the evidence of its arms (by arm number). Takes what P(best) takes for K arms."""
+    arms = definition.active_arms
+    rules = definition.rules
+    none = Evidence()
+    posteriors = [evidence.get(arm.number, none).posterior(*rules.prior) for arm in arms]
+    alpha = np.array([alpha for alpha, _ in posteriors])
+    beta = np.array([beta for _, beta in posteriors])
+    alpha.setflags(write=False)
+    beta.setflags(write=False)
+    try:
+        p = allocation_of(rules.allocation, alpha, beta, definition.bucket_table, arms)
+        everyone = freeze(definition.incarnation, policy_version, arms, p, exact=True)
+    except NoEligibleArmError:
+        everyone = None
+    return Policy(
+        definition=definition,
+        policy_version=policy_version,
+        arms=arms,
+        routed_arms=tuple(routed_arm(arm) for arm in arms),
+        position={arm.arm_id: i for i, arm in enumerate(arms)},
+        position_of_number={arm.number: i for i, arm in enumerate(arms)},
+        alpha=alpha,
+        beta=beta,
+        everyone=everyone,
+    )
+
+
+def allocation_of(
+    rule: AllocationRule, alpha: Vector, beta: Vector, bucket_table: tuple[int, ...] | None, arms: tuple[Arm, ...]
+) -> Vector:
+    """Return the vector over all active arms; with a bucket table, exactly the shares of its buckets."""
+    if bucket_table is None:
+        return allocate(rule, alpha, beta)
+    return np.array([bucket_table.count(arm.number) for arm in arms]) / len(bucket_table)
+
+
+def routed_arm(arm: Arm) -> routing_pb2.RoutedArm:
+    """Return an arm as replies carry it."""
+    message = routing_pb2.RoutedArm(arm_id=arm.arm_id, model=arm.model)
+    if arm.config:
+        message.config.update(dict(arm.config))
+    return message

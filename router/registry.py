@@ -1,0 +1,250 @@
+"""The registry: every experiment's current policy, refreshed as evidence and definitions change.
+
+Protocol
+    Route reads one dict. A refresh task, alone, replaces entries: it collects which experiments changed (from
+    NOTIFY, from this process's own commits, and from a poll as a net for messages that were lost), reads version,
+    definition and evidence in one snapshot, compiles off the event loop, and swaps one reference. Only the newest
+    state is ever compiled. Compiling takes at most a fifth of a core: after a compile of t seconds it rests for 4 t.
+
+    While Postgres is away the last policies stay, and `stale_for` tells since when.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+from router.errors import NotFoundError, UnavailableError
+from router.experiment import Definition
+from router.policy import Policy, compile_policy
+from router.sticky import StickyUnits
+from router.storage.errors import StorageUnavailableError
+from router.storage.policies import EvidenceReading
+from router.storage.reader import Heard
+
+log = logging.getLogger(__name__)
+
+_POLL_S = 1.0
+_RETRY_S = 0.25
+#: A refresh reads at most this many experiments at once.
+_CHUNK = 100
+#: Share of one core that compiling may take.
+_COMPILE_SHARE = 0.2
+#: Ids that do not exist are looked up again after this long, or as soon as somebody creates one.
+_ABSENT_S = 1.0
+_ABSENT_KEPT = 10_000
+
+
+class PolicySource(Protocol):
+    """Where the registry reads from: `router.storage.reader.PolicyReader`."""
+
+    async def read(
+        self, incarnations: Sequence[int], known: dict[int, int]
+    ) -> tuple[list[Definition], list[EvidenceReading]]:
+        """Return evidence, and definitions whose version differs from `known`, in one snapshot."""
+
+    async def find(self, experiment_id: str) -> int | None:
+        """Return the incarnation of an experiment id."""
+
+    async def versions(self) -> dict[int, tuple[int, int]]:
+        """Return (policy version, definition version) of every experiment."""
+
+    async def listen(self, heard: Heard) -> None:
+        """Pass on what other processes say, for as long as the connection lasts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An experiment as this replica knows it."""
+
+    definition: Definition
+    policy_version: int
+    #: None where the experiment is not running.
+    policy: Policy | None
+
+
+class Registry:
+    """Current policies by experiment id."""
+
+    def __init__(self, source: PolicySource, clock: Callable[[], float], sticky: StickyUnits) -> None:
+        """`clock` is monotonic, in seconds. `sticky` is told of units that other replicas drew anew."""
+        self._sticky = sticky
+        self._source = source
+        self._clock = clock
+        self._entries: dict[str, Entry] = {}
+        self._by_incarnation: dict[int, Entry] = {}
+        self._absent: dict[str, float] = {}
+        self._lookups: dict[str | int, asyncio.Task[object]] = {}
+        self._changed: set[int] = set()
+        self._work = asyncio.Event()
+        self._fresh_at = clock()
+        self._stale = False
+        self._compiler = ThreadPoolExecutor(1, thread_name_prefix="compile")
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def current(self, experiment_id: str) -> Entry | None:
+        """Return what is known now, without waiting."""
+        return self._entries.get(experiment_id)
+
+    def current_incarnation(self, incarnation: int) -> Entry | None:
+        """As `current`, by incarnation."""
+        return self._by_incarnation.get(incarnation)
+
+    def stale_for_s(self) -> float:
+        """Return for how long this replica has been unable to refresh, in seconds; 0 when fresh."""
+        age = self._clock() - self._fresh_at
+        return age if self._stale or age > 3 * _POLL_S else 0.0
+
+    async def lookup(self, experiment_id: str) -> Entry:
+        """Return an experiment that `current` does not know, reading it once for all who ask at the same time.
+
+        Raises NotFoundError, or UnavailableError if Postgres cannot be asked.
+        """
+        until = self._absent.get(experiment_id)
+        if until is not None and self._clock() < until:
+            raise NotFoundError.of_experiment(experiment_id)
+        await self._single_flight(experiment_id, lambda: self._find(experiment_id))
+        entry = self._entries.get(experiment_id)
+        if entry is None:
+            raise NotFoundError.of_experiment(experiment_id)
+        return entry
+
+    async def lookup_incarnation(self, incarnation: int) -> Entry | None:
+        """As `lookup`, by incarnation; None if there is none."""
+        await self._single_flight(incarnation, lambda: self._refresh([incarnation]))
+        return self._by_incarnation.get(incarnation)
+
+    def wake(self, incarnations: Iterable[int]) -> None:
+        """Have these experiments read again soon."""
+        self._changed.update(incarnations)
+        if self._changed:
+            self._absent.clear()
+            self._work.set()
+
+    async def refresh_now(self, incarnation: int) -> None:
+        """Read one experiment at once: whoever changed it through this process sees the change on the next call."""
+        await self._refresh([incarnation])
+
+    async def start(self) -> None:
+        """Read the running experiments, then keep up with changes until `stop`."""
+        with contextlib.suppress(StorageUnavailableError):
+            await self._poll()
+            await self._refresh_changed(limit=2 * _CHUNK)
+        self._tasks = [
+            asyncio.create_task(self._keep(self._follow), name="registry-follow"),
+            asyncio.create_task(self._keep(self._poll_forever), name="registry-poll"),
+            asyncio.create_task(self._keep(self._refresh_forever), name="registry-refresh"),
+        ]
+
+    async def stop(self) -> None:
+        """End the tasks."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._compiler.shutdown(wait=False, cancel_futures=True)
+
+    async def _keep(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Run `work` again whenever it ends: Postgres may be away, and a fault must not end learning."""
+        while True:
+            try:
+                await work()
+            except StorageUnavailableError as error:
+                if not self._stale:
+                    log.warning("policies are stale from now on: %s", error)
+                self._stale = True
+            except Exception:
+                log.exception("refreshing policies failed; it goes on")
+            await asyncio.sleep(_RETRY_S)
+
+    async def _follow(self) -> None:
+        await self._source.listen(Heard(connected=self._sticky.forget_all, changed=self.wake, redrawn=self._sticky.forget))
+
+    async def _poll_forever(self) -> None:
+        while True:
+            await asyncio.sleep(_POLL_S)
+            await self._poll()
+
+    async def _poll(self) -> None:
+        versions = await self._source.versions()
+        self._contact()
+        self.wake(
+            incarnation
+            for incarnation, version in versions.items()
+            if (entry := self._by_incarnation.get(incarnation)) is None
+            or (entry.policy_version, entry.definition.definition_version) != version
+        )
+
+    async def _refresh_forever(self) -> None:
+        while True:
+            await self._work.wait()
+            started = self._clock()
+            compiling = await self._refresh_changed(limit=_CHUNK)
+            rest = compiling * (1 / _COMPILE_SHARE - 1) - (self._clock() - started - compiling)
+            if rest > 0:
+                await asyncio.sleep(rest)
+
+    async def _refresh_changed(self, limit: int) -> float:
+        """Refresh up to `limit` changed experiments; returns the seconds that compiling took."""
+        batch = [self._changed.pop() for _ in range(min(limit, len(self._changed)))]
+        if not self._changed:
+            self._work.clear()
+        try:
+            return await self._refresh(batch) if batch else 0.0
+        except BaseException:
+            self.wake(batch)
+            raise
+
+    async def _refresh(self, incarnations: Sequence[int]) -> float:
+        known = {i: e.definition.definition_version for i in incarnations if (e := self._by_incarnation.get(i))}
+        definitions, readings = await self._source.read(incarnations, known)
+        self._contact()
+        fresh = {definition.incarnation: definition for definition in definitions}
+        seconds = 0.0
+        for reading in readings:
+            known_entry = self._by_incarnation.get(reading.incarnation)
+            definition = fresh.get(reading.incarnation) or (known_entry.definition if known_entry else None)
+            if definition is None or (known_entry and known_entry.policy_version > reading.policy_version):
+                continue
+            policy = None
+            if definition.state == "running":
+                started = self._clock()
+                policy = await asyncio.get_running_loop().run_in_executor(
+                    self._compiler, compile_policy, definition, reading.policy_version, reading.evidence
+                )
+                seconds += self._clock() - started
+            newest = self._by_incarnation.get(reading.incarnation)
+            # While this one was compiled, a direct refresh may have put in a newer one.
+            if newest is None or newest.policy_version <= reading.policy_version:
+                entry = Entry(definition, reading.policy_version, policy)
+                self._entries[definition.experiment_id] = entry
+                self._by_incarnation[reading.incarnation] = entry
+        return seconds
+
+    async def _find(self, experiment_id: str) -> None:
+        incarnation = await self._source.find(experiment_id)
+        if incarnation is not None:
+            await self._refresh([incarnation])
+        elif len(self._absent) < _ABSENT_KEPT:
+            self._absent[experiment_id] = self._clock() + _ABSENT_S
+
+    async def _single_flight(self, key: str | int, work: Callable[[], Coroutine[None, None, object]]) -> None:
+        task = self._lookups.get(key)
+        if task is None:
+            task = asyncio.ensure_future(work())
+            self._lookups[key] = task
+            task.add_done_callback(lambda _: self._lookups.pop(key, None))
+        try:
+            await asyncio.shield(task)
+        except StorageUnavailableError as error:
+            raise UnavailableError(
+                f"Postgres cannot be reached, and this replica has not seen {key!r} yet: {error}", retry_after_ms=1000
+            ) from error
+
+    def _contact(self) -> None:
+        if self._stale:
+            log.info("policies are fresh again after %.1f s", self._clock() - self._fresh_at)
+        self._fresh_at = self._clock()
+        self._stale = False

@@ -1,0 +1,1 @@
+"""The only rooms that see SQL. Everything else handles values from `router.experiment` and `bandit`."""

@@ -1,0 +1,124 @@
+"""One database: its address, its connections, and what it must be able to do."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Self
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy import URL, text
+from sqlalchemy.ext.asyncio import AsyncConnection as Connection
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from router.storage.errors import StorageError, translated
+
+__all__ = ["Connection", "Database", "DatabaseUrl", "check_server", "connect"]
+
+OLDEST_MAJOR = 14
+_CONNECT_TIMEOUT_S = 5
+_APPLICATION = "bandit-router"
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseUrl:
+    """A checked postgresql:// URL."""
+
+    url: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Accept postgresql:// and postgres:// URLs; StorageError says what is wrong with others."""
+        normal = text.replace("postgresql+psycopg://", "postgresql://", 1)
+        if not normal.startswith(("postgresql://", "postgres://")):
+            raise StorageError("database URL: must start with postgresql://, as in postgresql://user:password@host/name")
+        try:
+            conninfo_to_dict(normal)
+        except psycopg.ProgrammingError as error:
+            # The driver's own text may hold the password.
+            raise StorageError("database URL: cannot be parsed; write reserved characters as %XX") from error
+        return cls(normal)
+
+    @property
+    def shown(self) -> str:
+        """The address without its password."""
+        parts = conninfo_to_dict(self.url)
+        return f"{parts.get('host', 'localhost')}:{parts.get('port', 5432)}/{parts.get('dbname', '')}"
+
+    def conninfo(self) -> str:
+        """What psycopg connects with: UTC, and a name that an administrator recognises."""
+        return psycopg.conninfo.make_conninfo(
+            self.url,
+            application_name=_APPLICATION,
+            connect_timeout=_CONNECT_TIMEOUT_S,
+            options=_options(self.url),
+            keepalives_idle=10,
+            keepalives_interval=5,
+            keepalives_count=3,
+        )
+
+
+def _options(url: str) -> str:
+    given = conninfo_to_dict(url).get("options") or ""
+    return f"{given} -c timezone=UTC".strip()
+
+
+class Database:
+    """Connections to one database. Cold paths share a pool; each hot path owns a connection."""
+
+    def __init__(self, url: DatabaseUrl, *, pool_size: int = 4) -> None:
+        self.url = url
+        self._engine: AsyncEngine = create_async_engine(
+            URL.create("postgresql+psycopg"),
+            async_creator=self.connect,
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=_CONNECT_TIMEOUT_S,
+            pool_pre_ping=True,
+        )
+
+    async def connect(self, *, autocommit: bool = False) -> psycopg.AsyncConnection[Any]:
+        """Open a connection of one's own."""
+        return await psycopg.AsyncConnection.connect(self.url.conninfo(), autocommit=autocommit)
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[Connection]:
+        """A transaction on a pooled connection; StorageUnavailableError when there is none to be had."""
+        with translated():
+            async with self._engine.begin() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Connection]:
+        """A read-only transaction that sees one state of the database throughout."""
+        async with self.begin() as connection:
+            await connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
+            yield connection
+
+    async def dispose(self) -> None:
+        """Close the pool."""
+        await self._engine.dispose()
+
+
+def check_server(connection: psycopg.Connection[Any]) -> None:
+    """Refuse a Postgres that is too old or that cannot take writes."""
+    version = connection.info.server_version
+    if version // 10_000 < OLDEST_MAJOR:
+        raise StorageError(
+            f"database: PostgreSQL {version // 10_000}.{version % 10_000} is too old; {OLDEST_MAJOR} or newer is needed"
+        )
+    row = connection.execute("SELECT pg_is_in_recovery(), current_setting('server_encoding')").fetchone()
+    assert row is not None  # noqa: S101 - a SELECT without FROM has one row
+    if row[0]:
+        raise StorageError("database: this server is a read-only standby; give the URL of the primary")
+    if row[1] != "UTF8":
+        raise StorageError(f"database: encoding is {row[1]}, UTF8 is needed: CREATE DATABASE … ENCODING 'UTF8'")
+
+
+def connect(url: DatabaseUrl, *, autocommit: bool = False) -> psycopg.Connection[Any]:
+    """Open a synchronous connection, for commands; StorageUnavailableError names the address without its password."""
+    try:
+        return psycopg.connect(url.conninfo(), autocommit=autocommit)
+    except psycopg.OperationalError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise StorageError(f"database {url.shown}: cannot connect: {reason}") from error

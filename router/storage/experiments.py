@@ -1,0 +1,292 @@
+"""Experiments and their arms: written whole under a lock, read as `Definition`s."""
+
+import json
+import secrets
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.engine import Row
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bandit.assignment import BUCKETS
+from router.experiment import Arm, Definition
+from router.rules import bucket_table_of, reward_rule_of, rules_of
+from router.storage.errors import ConcurrentChangeError
+
+_COLUMNS = """
+x.incarnation, x.experiment_id, x.description, x.state, x.etag, x.allocation, x.assignment, x.reward_rule,
+x.reward_rule_version, x.bucket_table, x.created_at, x.updated_at, v.policy_version, v.definition_version,
+(SELECT json_agg(a ORDER BY NOT a.active, a.position, a.arm)
+ FROM (SELECT arm, position, arm_id, version, model, family, role, config, cap, cost_usd, active
+       FROM arms WHERE incarnation = x.incarnation) a) AS arms,
+(SELECT json_object_agg(r.version, r.reward_rule) FROM reward_rules r WHERE r.incarnation = x.incarnation) AS rules
+"""
+_FROM = "FROM experiments x JOIN policy_versions v USING (incarnation)"
+_TABLE = struct.Struct(f"!{BUCKETS}H")
+
+
+@dataclass(frozen=True, slots=True)
+class NewArm:
+    """An arm as a definition asks for it, before it has a number."""
+
+    arm_id: str
+    model: str
+    family: str
+    is_control: bool
+    config: Mapping[str, Any]
+    cap: float | None
+    cost_usd: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewDefinition:
+    """A definition as its owner gives it."""
+
+    experiment_id: str
+    description: str
+    arms: tuple[NewArm, ...]
+    allocation: Mapping[str, Any]
+    assignment: Mapping[str, Any]
+    reward_rule: Mapping[str, Any]
+
+
+def definition_of(row: Row[Any]) -> Definition:
+    """Build a Definition from a row of `_COLUMNS`."""
+    arms = tuple(
+        Arm(
+            number=a["arm"],
+            arm_id=a["arm_id"],
+            version=a["version"],
+            model=a["model"],
+            family=a["family"],
+            is_control=a["role"] == "control",
+            config=a["config"],
+            cap=a["cap"],
+            cost_usd=a["cost_usd"],
+            active=a["active"],
+        )
+        for a in row.arms
+    )
+    return Definition(
+        incarnation=row.incarnation,
+        experiment_id=row.experiment_id,
+        description=row.description,
+        state=row.state,
+        etag=row.etag,
+        arms=arms,
+        allocation=row.allocation,
+        assignment=row.assignment,
+        reward_rule=row.reward_rule,
+        rules=rules_of(row.allocation, row.assignment, [arm for arm in arms if arm.active]),
+        reward_rule_version=row.reward_rule_version,
+        reward_rules={int(version): reward_rule_of(rule) for version, rule in row.rules.items()},
+        bucket_table=None if row.bucket_table is None else _TABLE.unpack(row.bucket_table),
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        definition_version=row.definition_version,
+    )
+
+
+async def read(
+    connection: AsyncConnection, experiment_id: str, *, for_update: bool = False
+) -> tuple[Definition, int] | None:
+    """Return an experiment's definition and policy version, or None; `for_update` keeps others from changing it."""
+    lock = "FOR UPDATE OF x" if for_update else ""
+    row = (
+        await connection.execute(text(f"SELECT {_COLUMNS} {_FROM} WHERE experiment_id = :id {lock}"), {"id": experiment_id})
+    ).one_or_none()
+    return None if row is None else (definition_of(row), row.policy_version)
+
+
+async def read_page(connection: AsyncConnection, after: str, limit: int) -> list[tuple[Definition, int]]:
+    """Return up to `limit` experiments whose id comes after `after`, in ascending order."""
+    rows = await connection.execute(
+        text(f"SELECT {_COLUMNS} {_FROM} WHERE experiment_id > :after ORDER BY experiment_id LIMIT :limit"),
+        {"after": after, "limit": limit},
+    )
+    return [(definition_of(row), row.policy_version) for row in rows]
+
+
+async def read_incarnations(connection: AsyncConnection, incarnations: Sequence[int]) -> list[tuple[Definition, int]]:
+    """Return these experiments, those that exist."""
+    rows = await connection.execute(
+        text(f"SELECT {_COLUMNS} {_FROM} WHERE incarnation = ANY(:incarnations)"),
+        {"incarnations": list(incarnations)},
+    )
+    return [(definition_of(row), row.policy_version) for row in rows]
+
+
+async def create(connection: AsyncConnection, new: NewDefinition) -> int:
+    """Insert a draft and return its incarnation; AlreadyExistsError if the id is taken."""
+    # Random, so that a token of an experiment that is gone, or of another database, never fits a new one.
+    incarnation = secrets.randbits(62)
+    await connection.execute(
+        text(
+            "INSERT INTO experiments (incarnation, experiment_id, description, state, etag, allocation, assignment,"
+            " reward_rule, reward_rule_version) VALUES (:incarnation, :id, :description, 'draft', :etag,"
+            " CAST(:allocation AS jsonb), CAST(:assignment AS jsonb), CAST(:reward_rule AS jsonb), 1)"
+        ),
+        {"incarnation": incarnation, "id": new.experiment_id, "etag": _new_etag(), **_documents(new)},
+    )
+    await connection.execute(
+        text("INSERT INTO policy_versions (incarnation) VALUES (:incarnation)"), {"incarnation": incarnation}
+    )
+    await _write_reward_rule(connection, incarnation, 1, new)
+    await _write_arms(connection, incarnation, new.arms, ())
+    await _write_bucket_table(connection, new.experiment_id, None)
+    return incarnation
+
+
+async def update(connection: AsyncConnection, current: Definition, new: NewDefinition) -> bool:
+    """Replace a definition that was read for update; False if nothing differs.
+
+    Arms that are missing from it are retired, new ones added; another model or config makes a new version.
+    """
+    if _same(current, new):
+        return False
+    rule_version = current.reward_rule_version
+    if dict(new.reward_rule) != dict(current.reward_rule):
+        rule_version += 1
+        await _write_reward_rule(connection, current.incarnation, rule_version, new)
+    await connection.execute(
+        text(
+            "UPDATE experiments SET description = :description, etag = :etag, allocation = CAST(:allocation AS jsonb),"
+            " assignment = :assignment, reward_rule = :reward_rule, reward_rule_version = :rule_version,"
+            " updated_at = clock_timestamp() WHERE incarnation = :incarnation"
+        ),
+        {
+            "incarnation": current.incarnation,
+            "etag": _new_etag(),
+            "rule_version": rule_version,
+            **_documents(new),
+        },
+    )
+    await _write_arms(connection, current.incarnation, new.arms, current.arms)
+    await _write_bucket_table(connection, current.experiment_id, current.bucket_table)
+    await _bump(connection, current.incarnation)
+    return True
+
+
+async def set_state(connection: AsyncConnection, current: Definition, state: str) -> None:
+    """Move an experiment that was read for update to another state."""
+    result = await connection.execute(
+        text(
+            "UPDATE experiments SET state = :state, etag = :etag, updated_at = clock_timestamp()"
+            " WHERE incarnation = :incarnation AND etag = :expected"
+        ),
+        {"incarnation": current.incarnation, "state": state, "etag": _new_etag(), "expected": current.etag},
+    )
+    if result.rowcount != 1:
+        raise ConcurrentChangeError(f"experiment {current.experiment_id!r} changed meanwhile")
+    await _bump(connection, current.incarnation)
+
+
+async def _bump(connection: AsyncConnection, incarnation: int) -> None:
+    await connection.execute(
+        text(
+            "UPDATE policy_versions SET policy_version = policy_version + 1,"
+            " definition_version = definition_version + 1 WHERE incarnation = :incarnation"
+        ),
+        {"incarnation": incarnation},
+    )
+
+
+async def _write_reward_rule(connection: AsyncConnection, incarnation: int, version: int, new: NewDefinition) -> None:
+    await connection.execute(
+        text(
+            "INSERT INTO reward_rules (incarnation, version, reward_rule) VALUES (:incarnation, :version, CAST(:rule AS jsonb))"
+        ),
+        {"incarnation": incarnation, "version": version, "rule": json.dumps(dict(new.reward_rule))},
+    )
+
+
+async def _write_arms(
+    connection: AsyncConnection, incarnation: int, wanted: Sequence[NewArm], existing: Sequence[Arm]
+) -> None:
+    """Retire, reactivate, change and add arms. A number, once given, stays with its version."""
+    await connection.execute(
+        text(
+            "UPDATE arms SET active = false, role = 'challenger', retired_at = coalesce(retired_at, now())"
+            " WHERE incarnation = :incarnation"
+        ),
+        {"incarnation": incarnation},
+    )
+    next_number = 1 + max((arm.number for arm in existing), default=-1)
+    for position, arm in enumerate(wanted):
+        versions = [old for old in existing if old.arm_id == arm.arm_id]
+        same = [old for old in versions if old.model == arm.model and dict(old.config) == dict(arm.config)]
+        values = {
+            "incarnation": incarnation,
+            "position": position,
+            "family": arm.family,
+            "role": "control" if arm.is_control else "challenger",
+            "cap": arm.cap,
+            "cost_usd": arm.cost_usd,
+        }
+        if same:
+            await connection.execute(
+                text(
+                    "UPDATE arms SET position = :position, family = :family, role = :role, cap = :cap,"
+                    " cost_usd = :cost_usd, active = true, retired_at = NULL"
+                    " WHERE incarnation = :incarnation AND arm = :arm"
+                ),
+                {**values, "arm": max(same, key=lambda old: old.version).number},
+            )
+            continue
+        await connection.execute(
+            text(
+                "INSERT INTO arms (incarnation, arm, position, arm_id, version, model, family, role, config, cap,"
+                " cost_usd, active) VALUES (:incarnation, :arm, :position, :arm_id, :version, :model, :family, :role,"
+                " CAST(:config AS jsonb), :cap, :cost_usd, true)"
+            ),
+            {
+                **values,
+                "arm": next_number,
+                "arm_id": arm.arm_id,
+                "version": 1 + max((old.version for old in versions), default=0),
+                "model": arm.model,
+                "config": json.dumps(dict(arm.config)),
+            },
+        )
+        next_number += 1
+
+
+async def _write_bucket_table(connection: AsyncConnection, experiment_id: str, previous: tuple[int, ...] | None) -> None:
+    found = await read(connection, experiment_id)
+    assert found is not None  # noqa: S101 - written in this transaction
+    definition = found[0]
+    table = bucket_table_of(definition.rules, definition.active_arms, previous)
+    await connection.execute(
+        text("UPDATE experiments SET bucket_table = :table WHERE incarnation = :incarnation"),
+        {"incarnation": definition.incarnation, "table": None if table is None else _TABLE.pack(*table)},
+    )
+
+
+def _same(current: Definition, new: NewDefinition) -> bool:
+    arms = tuple(
+        NewArm(arm.arm_id, arm.model, arm.family, arm.is_control, dict(arm.config), arm.cap, arm.cost_usd)
+        for arm in current.active_arms
+    )
+    return (
+        arms == tuple(new.arms)
+        and current.description == new.description
+        and dict(current.allocation) == dict(new.allocation)
+        and dict(current.assignment) == dict(new.assignment)
+        and dict(current.reward_rule) == dict(new.reward_rule)
+    )
+
+
+def _documents(new: NewDefinition) -> dict[str, str]:
+    return {
+        "description": new.description,
+        "allocation": json.dumps(dict(new.allocation)),
+        "assignment": json.dumps(dict(new.assignment)),
+        "reward_rule": json.dumps(dict(new.reward_rule)),
+    }
+
+
+def _new_etag() -> str:
+    return secrets.token_hex(8)

@@ -1,0 +1,124 @@
+"""What replicas read and hear from Postgres to keep their policies current."""
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from sqlalchemy import text
+
+from router.experiment import Definition
+from router.storage import experiments
+from router.storage.database import Database
+from router.storage.errors import StorageUnavailableError, translated
+from router.storage.policies import CHANNEL, EvidenceReading, notification, notified, read_evidence, read_versions
+from router.storage.sticky import STICKY_CHANNEL
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What to do about each message."""
+
+    #: Messages arrive from now on; some may have been missed before.
+    connected: Callable[[], None]
+    #: Experiments changed.
+    changed: Callable[[Iterable[int]], None]
+    #: (incarnation, unit id): a sticky unit was drawn anew.
+    redrawn: Callable[[int, str], None]
+
+
+class PolicyReader:
+    """Implements `router.registry.PolicySource` on Postgres."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def read(
+        self, incarnations: Sequence[int], known: dict[int, int]
+    ) -> tuple[list[Definition], list[EvidenceReading]]:
+        """Return evidence, and definitions whose version differs from `known`, in one snapshot."""
+        async with self._database.snapshot() as connection:
+            readings = await read_evidence(connection, incarnations)
+            changed = [r.incarnation for r in readings if known.get(r.incarnation) != r.definition_version]
+            definitions = await experiments.read_incarnations(connection, changed) if changed else []
+            return [definition for definition, _ in definitions], readings
+
+    async def find(self, experiment_id: str) -> int | None:
+        """Return the incarnation of an experiment id."""
+        async with self._database.begin() as connection:
+            found = await connection.execute(
+                text("SELECT incarnation FROM experiments WHERE experiment_id = :id"), {"id": experiment_id}
+            )
+            incarnation = found.scalar_one_or_none()
+            return None if incarnation is None else int(incarnation)
+
+    async def versions(self) -> dict[int, tuple[int, int]]:
+        """Return (policy version, definition version) of every experiment."""
+        async with self._database.begin() as connection:
+            return await read_versions(connection)
+
+    async def listen(self, heard: Heard) -> None:
+        """Pass on what other processes say; raises StorageUnavailableError when cut off."""
+        with translated():
+            connection = await self._database.connect(autocommit=True)
+            async with connection:
+                for channel in (CHANNEL, STICKY_CHANNEL):
+                    await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+                heard.connected()
+                async for message in connection.notifies():
+                    if message.channel == CHANNEL:
+                        heard.changed(notified(message.payload))
+                    else:
+                        heard.redrawn(*json.loads(message.payload))
+        raise StorageUnavailableError("Postgres closed the connection that notifications come on")
+
+
+class Announcer:
+    """Tells other replicas what changed: outside the transactions, and joined while a message is under way."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._pending: set[int] = set()
+        self._work = asyncio.Event()
+        self._connection: psycopg.AsyncConnection[Any] | None = None
+
+    def announce(self, incarnations: Iterable[int]) -> None:
+        """Say, soon, that these experiments changed."""
+        self._pending.update(incarnations)
+        if self._pending:
+            self._work.set()
+
+    async def run(self) -> None:
+        """Send until cancelled. A message that fails is dropped: polls find what it would have said."""
+        try:
+            while True:
+                await self._work.wait()
+                self._work.clear()
+                payload = notification(self._pending)
+                self._pending.clear()
+                try:
+                    with translated():
+                        await self._send(payload)
+                except StorageUnavailableError as error:
+                    log.warning("could not tell other replicas of changes: %s", error)
+                    await self._close()
+        finally:
+            await self._close()
+
+    async def _send(self, payload: str) -> None:
+        if self._connection is None:
+            self._connection = await self._database.connect(autocommit=True)
+        await self._connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, payload), prepare=True)
+
+    async def _close(self) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(psycopg.Error):
+                await self._connection.close()
+            self._connection = None

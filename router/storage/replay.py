@@ -1,0 +1,119 @@
+"""Replay: evidence computed again from the log of events, by another program than the one that keeps it.
+
+Ingest folds in SQL, event by event; this reads every event and folds with `bandit.reward.fold`. Both must agree to the
+last digit.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import psycopg
+
+from bandit.reward import Candidate, Evidence, fold
+from router.storage.errors import translated
+
+_EVENTS = """
+SELECT e.decision_day, e.decision_key, e.incarnation, e.arm, e.segment, e.bucket, e.rank,
+       (extract(epoch FROM e.occurred_at) * 1000000)::int8, e.event_id, e.reward_micros
+FROM events e
+WHERE e.reward_micros IS NOT NULL AND (%(incarnation)s::int8 IS NULL OR e.incarnation = %(incarnation)s)
+ORDER BY e.decision_day, e.decision_key
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Disagreement:
+    """A row of evidence that the log does not bear out."""
+
+    incarnation: int
+    arm: int
+    segment: str
+    bucket: datetime
+    live: Evidence
+    replayed: Evidence
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayReport:
+    """What a replay found."""
+
+    #: Events that could count.
+    events: int
+    #: Decisions with an outcome.
+    outcomes: int
+    #: Rows of evidence compared.
+    rows: int
+    disagreements: tuple[Disagreement, ...]
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the evidence is exactly what the log says."""
+        return not self.disagreements
+
+
+_Key = tuple[int, int, str, datetime]
+
+
+def replay(
+    connection: psycopg.Connection[Any],
+    incarnation: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> ReplayReport:
+    """Compare the evidence of one experiment, or of all, with a fold of its events, both from one snapshot.
+
+    Runs beside a live service and changes nothing. Memory is bounded by the rows of evidence, not by the events.
+    `progress` is told (events read, events in all).
+    """
+    parameters = {"incarnation": incarnation}
+    folded: defaultdict[_Key, Evidence] = defaultdict(Evidence)
+    events = outcomes = 0
+    with translated(), connection.transaction():
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        counted = connection.execute(f"SELECT count(*) FROM ({_EVENTS}) e", parameters).fetchone()
+        total = int(counted[0]) if counted else 0
+        live = _live(connection, parameters)
+        with connection.cursor("replay") as cursor:
+            cursor.itersize = 10_000
+            cursor.execute(_EVENTS, parameters)
+            decision: tuple[Any, Any] | None = None
+            candidates: list[tuple[Candidate, _Key]] = []
+            for day, key, experiment, arm, segment, bucket, rank, occurred_us, event_id, micros in cursor:
+                if (day, key) != decision:
+                    outcomes += _count(candidates, folded)
+                    decision, candidates = (day, key), []
+                candidates.append((Candidate(rank, occurred_us, event_id, micros), (experiment, arm, segment, bucket)))
+                events += 1
+                if events % 10_000 == 0:
+                    progress(events, total)
+            outcomes += _count(candidates, folded)
+        progress(events, total)
+    keys = sorted(live.keys() | {key for key, value in folded.items() if value != Evidence()})
+    none = Evidence()
+    disagreements = tuple(
+        Disagreement(*key, live=live.get(key, none), replayed=folded.get(key, none))
+        for key in keys
+        if live.get(key, none) != folded.get(key, none)
+    )
+    return ReplayReport(events, outcomes, len(keys), disagreements)
+
+
+def _live(connection: psycopg.Connection[Any], parameters: dict[str, int | None]) -> dict[_Key, Evidence]:
+    rows = connection.execute(
+        "SELECT incarnation, arm, segment, bucket, success_micros, failure_micros, n FROM evidence"
+        " WHERE %(incarnation)s::int8 IS NULL OR incarnation = %(incarnation)s",
+        parameters,
+    )
+    return {(i, arm, segment, bucket): Evidence(s, f, n) for i, arm, segment, bucket, s, f, n in rows}
+
+
+def _count(candidates: list[tuple[Candidate, _Key]], folded: defaultdict[_Key, Evidence]) -> int:
+    """Add the outcome of one decision to its evidence; returns how many outcomes that were."""
+    winner = fold(candidate for candidate, _ in candidates)
+    if winner is None:
+        return 0
+    key = next(key for candidate, key in candidates if candidate is winner)
+    folded[key] += Evidence.of(winner.reward_micros)
+    return 1
