@@ -1,0 +1,62 @@
+"""The client: ask which arm answers, then tell what the user did.
+
+    fallback = Arm("haiku", model="claude-haiku-4-5-20251001", config={"max_tokens": 1024})
+    with RouterClient("router:50051", fallback_arms={"support-model": fallback}) as client:
+        decision = client.route("support-model", session_id="s-81", turn_id="3")
+        answer = call_model(decision.arm.model, **decision.arm.config)
+        log.info("answered", extra=decision.log_fields())
+        client.reward(decision, event_id="s-81/3/completed", signal="task_completed")
+
+`AsyncRouterClient` has the same methods as coroutines. Both are thin: what they send, how they read replies and when
+they fall back is one shared piece of code, and retries are gRPC's own.
+
+Retries
+    gRPC repeats a call that met UNAVAILABLE. That is safe because each call carries one id, chosen before the first
+    attempt: `request_id` makes a repeated Route the same decision, `event_id` makes a repeated Reward change nothing.
+
+Event ids
+    A producer that may see its own input twice (a queue, a batch job, a restarted worker) should derive `event_id` from
+    what makes the event unique at its source: the id of the queue's message, or session, turn and signal. Processing
+    the input again then repeats the id, and the event counts once. The default, a fresh UUID, only covers the retries
+    of one call.
+
+Fallback
+    With a fallback arm, a router that cannot answer costs learning, not answers: `route` returns a decision whose
+    `decision_id` is empty and `is_fallback` true. Rewarding it sends nothing and is counted in `stats()`.
+"""
+
+from router.client._aio import AsyncRouterClient
+from router.client._channel import CHANNEL_OPTIONS
+from router.client._errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    RouterError,
+    Unavailable,
+    Violation,
+)
+from router.client._requests import RewardEvent, RouteRequest
+from router.client._sync import RouterClient
+from router.client._values import Arm, CallReport, ClientStats, Decision, Reason, RewardResult, Signal, Status
+
+__all__ = [
+    "CHANNEL_OPTIONS",
+    "Arm",
+    "AsyncRouterClient",
+    "CallReport",
+    "ClientStats",
+    "Decision",
+    "FailedPrecondition",
+    "InvalidArgument",
+    "NotFound",
+    "Reason",
+    "RewardEvent",
+    "RewardResult",
+    "RouteRequest",
+    "RouterClient",
+    "RouterError",
+    "Signal",
+    "Status",
+    "Unavailable",
+    "Violation",
+]

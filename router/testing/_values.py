@@ -1,0 +1,79 @@
+"""What tests set up and look at: the fake's experiments and the events it took."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from router.client._requests import as_arm
+from router.client._values import Arm, CallReport, Decision, Signal, Status
+from router.v1 import routing_pb2
+
+
+@dataclass
+class FakeExperiment:
+    """An experiment of the fake. Change it during a test to change what is decided from then on.
+
+    Raises ValueError when `choose` names an arm that there is not.
+    """
+
+    #: Ids, or arms with the model and config that the code under test reads.
+    arms: Iterable[Arm | str]
+    #: An arm id: always this arm. Several: these in turn, over and over. None: drawn from the seed.
+    choose: str | Sequence[str] | None = None
+    #: Whether a unit keeps its arm, and so every request needs a `unit_id`.
+    sticky: bool = False
+    #: False: refuses to route, as a paused experiment does.
+    running: bool = True
+
+    def __post_init__(self) -> None:
+        self.arms = tuple(as_arm(arm) for arm in self.arms)
+        chosen = (self.choose,) if isinstance(self.choose, str) else tuple(self.choose or ())
+        unknown = [arm_id for arm_id in chosen if arm_id not in self.arms_by_id()]
+        if unknown:
+            raise ValueError(f"choose names {unknown[0]!r}, which is not among the arms {list(self.arms_by_id())}")
+
+    def arms_by_id(self) -> dict[str, Arm]:
+        """Return the arms, in the order given."""
+        return {arm.arm_id: arm for arm in map(as_arm, self.arms)}
+
+
+@dataclass(frozen=True, slots=True)
+class FakeReward:
+    """One event that the fake took, with what became of it: a duplicate is here too, with status DUPLICATE."""
+
+    decision: Decision
+    event_id: str
+    status: Status
+    signal: Signal | None
+    reward: float | None
+    call: CallReport | None
+    #: None if the producer gave none.
+    occurred_at: datetime | None
+    metadata: Mapping[str, str] = field(hash=False)
+
+    @classmethod
+    def of(cls, request: routing_pb2.RewardRequest, decision: Decision, status: Status) -> FakeReward:
+        """Return the event of a request."""
+        feedback = request.WhichOneof("feedback")
+        return cls(
+            decision=decision,
+            event_id=request.event_id,
+            status=status,
+            signal=Signal(request.signal) if feedback == "signal" else None,
+            reward=request.reward if feedback == "reward" else None,
+            call=_call_report(request.call) if feedback == "call" else None,
+            occurred_at=request.occurred_at.ToDatetime(UTC) if request.HasField("occurred_at") else None,
+            metadata=dict(request.metadata),
+        )
+
+
+def _call_report(call: routing_pb2.CallReport) -> CallReport:
+    return CallReport(
+        latency=call.latency.ToTimedelta() if call.HasField("latency") else None,
+        input_tokens=call.input_tokens if call.HasField("input_tokens") else None,
+        output_tokens=call.output_tokens if call.HasField("output_tokens") else None,
+        cost_usd=call.cost_usd if call.HasField("cost_usd") else None,
+        error=call.error,
+    )
