@@ -72,8 +72,11 @@ def _wrap(handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any
             validate(request)
             return await behave(request, context)
         except Exception as error:
-            status = as_service_error(error).to_status()
-        return await context.abort_with_status(rpc_status.to_status(status))
+            service_error = as_service_error(error)
+        if service_error.retry_after_ms is not None:
+            # What gRPC's own retries read; RetryInfo is for people and for other clients.
+            context.set_trailing_metadata((("grpc-retry-pushback-ms", str(service_error.retry_after_ms)),))
+        return await context.abort_with_status(rpc_status.to_status(service_error.to_status()))
 
     return grpc.unary_unary_rpc_method_handler(call, deserialize, handler.response_serializer)
 

@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict, ParseDict
-from google.protobuf.struct_pb2 import Struct
+from google.protobuf.struct_pb2 import Struct, Value
 
 from router.errors import FieldViolation, InvalidArgumentError
 from router.experiment import Arm, Definition
@@ -13,6 +13,7 @@ from router.experiment_rules import cross_field_problems
 from router.storage.experiments import NewArm, NewDefinition
 from router.v1 import experiments_pb2, types_pb2
 
+_NUL = "holds a NUL character, which Postgres cannot store"
 _STATES = {
     "draft": experiments_pb2.STATE_DRAFT,
     "running": experiments_pb2.STATE_RUNNING,
@@ -108,16 +109,24 @@ def _stored(
 
 def _config_fault(config: Struct) -> str:
     """Return why Postgres could not store this config, or nothing."""
-    return _value_fault(MessageToDict(config))
-
-
-def _value_fault(value: Any) -> str:
-    if isinstance(value, str):
-        return "holds a NUL character, which Postgres cannot store" if "\x00" in value else ""
-    if isinstance(value, float):
-        return "" if math.isfinite(value) else "holds NaN or an infinity, which JSON cannot express"
-    if isinstance(value, dict):
-        return next((fault for pair in value.items() for part in pair if (fault := _value_fault(part))), "")
-    if isinstance(value, list):
-        return next((fault for part in value if (fault := _value_fault(part))), "")
+    for key, value in config.fields.items():
+        fault = _NUL if "\x00" in key else _value_fault(value)
+        if fault:
+            return fault
     return ""
+
+
+def _value_fault(value: Value) -> str:
+    match value.WhichOneof("kind"):
+        case "string_value":
+            return _NUL if "\x00" in value.string_value else ""
+        case "number_value":
+            return "" if math.isfinite(value.number_value) else "holds NaN or an infinity, which JSON cannot express"
+        case "struct_value":
+            return _config_fault(value.struct_value)
+        case "list_value":
+            return next((fault for part in value.list_value.values if (fault := _value_fault(part))), "")
+        case None:
+            return "holds a value without a kind"
+        case _:
+            return ""

@@ -1,12 +1,14 @@
 """PosteriorService: what the router believes about each arm."""
 
+import asyncio
+
 import numpy as np
 
 from bandit.posterior import compare, credible_interval
 from bandit.reward import Evidence
 from router.errors import NotFoundError
-from router.experiment import Arm, Definition
-from router.policy import Policy, compile_policy
+from router.experiment import Definition
+from router.policy import compile_policy
 from router.services import Context
 from router.storage import experiments
 from router.storage.database import Database
@@ -28,41 +30,35 @@ class PosteriorService(posteriors_pb2_grpc.PosteriorServiceServicer):
             if found is None:
                 raise NotFoundError.of_experiment(request.experiment_id)
             (reading,) = await read_evidence(connection, [found[0].incarnation])
-        return posterior_message(found[0], reading)
+        # Off the event loop: for many arms this takes longer than a Route call may wait.
+        return await asyncio.to_thread(posterior_message, found[0], reading)
 
 
 def posterior_message(definition: Definition, reading: EvidenceReading) -> pb.GetPosteriorResponse:
     """Return the posterior of every arm, and what follows from it for the active ones."""
     policy = compile_policy(definition, reading.policy_version, reading.evidence)
     comparison = compare(policy.alpha, policy.beta)
-    message = pb.GetPosteriorResponse(
-        experiment_id=definition.experiment_id,
-        policy_version=reading.policy_version,
-        arms=[
-            _arm_message(definition, policy, arm, reading.evidence.get(arm.number, Evidence())) for arm in definition.arms
-        ],
-    )
+    evidence = [reading.evidence.get(arm.number, Evidence()) for arm in definition.arms]
+    posteriors = np.array([counts.posterior(*definition.rules.prior) for counts in evidence])
+    lower, upper = credible_interval(posteriors[:, 0], posteriors[:, 1])
+    message = pb.GetPosteriorResponse(experiment_id=definition.experiment_id, policy_version=reading.policy_version)
     message.as_of.FromDatetime(reading.as_of)
-    for i in range(len(policy.arms)):
-        message.arms[i].probability_best = float(comparison.probability_best[i])
-        message.arms[i].expected_loss = float(comparison.expected_loss[i])
+    for i, arm in enumerate(definition.arms):
+        alpha, beta = float(posteriors[i, 0]), float(posteriors[i, 1])
+        entry = message.arms.add(
+            arm_id=arm.arm_id,
+            alpha=alpha,
+            beta=beta,
+            n=evidence[i].n,
+            mean=alpha / (alpha + beta),
+            lower=float(lower[i]),
+            upper=float(upper[i]),
+            version=arm.version,
+            state=types_pb2.ARM_STATE_ACTIVE if arm.active else types_pb2.ARM_STATE_RETIRED,
+        )
+        position = policy.position_of_number.get(arm.number)
+        if position is not None:
+            entry.probability_best = float(comparison.probability_best[position])
+            entry.expected_loss = float(comparison.expected_loss[position])
+            entry.allocation = 0.0 if policy.everyone is None else float(policy.everyone.probabilities[position])
     return message
-
-
-def _arm_message(definition: Definition, policy: Policy, arm: Arm, evidence: Evidence) -> pb.ArmPosterior:
-    alpha, beta = evidence.posterior(*definition.rules.prior)
-    lower, upper = credible_interval(np.array([alpha]), np.array([beta]))
-    position = policy.position_of_number.get(arm.number)
-    share = 0.0 if position is None or policy.everyone is None else float(policy.everyone.probabilities[position])
-    return pb.ArmPosterior(
-        arm_id=arm.arm_id,
-        alpha=alpha,
-        beta=beta,
-        n=evidence.n,
-        mean=alpha / (alpha + beta),
-        lower=float(lower[0]),
-        upper=float(upper[0]),
-        allocation=share,
-        version=arm.version,
-        state=types_pb2.ARM_STATE_ACTIVE if arm.active else types_pb2.ARM_STATE_RETIRED,
-    )

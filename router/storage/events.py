@@ -91,8 +91,9 @@ _LOCK = """
 SELECT incarnation FROM policy_versions WHERE incarnation = ANY(%s) ORDER BY incarnation FOR UPDATE
 """
 
-# One statement: its parts read the same snapshot, so `before` holds the outcomes as they were. Evidence is updated and
-# inserted apart, because the CHECKs of an INSERT … ON CONFLICT would judge a negative difference as if it were a row.
+# One statement: its parts read the same snapshot, so `replaced` holds outcomes as they were. None of its parts joins two
+# others: the planner cannot know their sizes and would compare every row with every row. Evidence is updated and inserted
+# apart, because the CHECKs of an INSERT … ON CONFLICT would judge a negative difference as if it were a row.
 _APPLY = """
 WITH incoming AS (
     SELECT decision_key, date '1970-01-01' + (decided_us / 86400000000)::int AS decision_day, event_id, incarnation, arm,
@@ -114,17 +115,19 @@ stored AS (
            occurred_at, received_at, reward_micros, status, reward_rule_version, policy_version, content, details
     FROM incoming
     ON CONFLICT DO NOTHING
-    RETURNING decision_day, decision_key, event_id
+    RETURNING decision_day, decision_key, event_id, incarnation, arm, segment, bucket, rank, occurred_at, reward_micros
 ),
 candidates AS (
     SELECT DISTINCT ON (decision_day, decision_key)
            decision_day, decision_key, incarnation, arm, segment, bucket, rank, occurred_at, event_id, reward_micros
-    FROM incoming JOIN stored USING (decision_day, decision_key, event_id)
+    FROM stored
     WHERE reward_micros IS NOT NULL
     ORDER BY decision_day, decision_key, rank DESC, occurred_at DESC, event_id COLLATE "C" DESC
 ),
-before AS (
-    SELECT o.* FROM outcomes o JOIN candidates USING (decision_day, decision_key)
+replaced AS (
+    SELECT o.incarnation, o.arm, o.segment, o.bucket, o.reward_micros
+    FROM candidates c JOIN outcomes o USING (decision_day, decision_key)
+    WHERE (c.rank, c.occurred_at, c.event_id) > (o.rank, o.occurred_at, o.event_id)
 ),
 winners AS (
     INSERT INTO outcomes AS o (decision_day, decision_key, incarnation, arm, segment, bucket, rank, occurred_at, event_id,
@@ -140,8 +143,7 @@ winners AS (
 changes AS (
     SELECT incarnation, arm, segment, bucket, reward_micros, 1 AS sign FROM winners
     UNION ALL
-    SELECT b.incarnation, b.arm, b.segment, b.bucket, b.reward_micros, -1
-    FROM before b JOIN winners w USING (decision_day, decision_key)
+    SELECT incarnation, arm, segment, bucket, reward_micros, -1 FROM replaced
 ),
 differences AS (
     SELECT incarnation, arm, segment, bucket, sum(sign * reward_micros)::int8 AS success_micros,

@@ -197,7 +197,8 @@ async def _bump(connection: AsyncConnection, incarnation: int) -> None:
 async def _write_reward_rule(connection: AsyncConnection, incarnation: int, version: int, new: NewDefinition) -> None:
     await connection.execute(
         text(
-            "INSERT INTO reward_rules (incarnation, version, reward_rule) VALUES (:incarnation, :version, CAST(:rule AS jsonb))"
+            "INSERT INTO reward_rules (incarnation, version, reward_rule)"
+            " VALUES (:incarnation, :version, CAST(:rule AS jsonb))"
         ),
         {"incarnation": incarnation, "version": version, "rule": json.dumps(dict(new.reward_rule))},
     )

@@ -117,3 +117,9 @@ def _count(candidates: list[tuple[Candidate, _Key]], folded: defaultdict[_Key, E
     key = next(key for candidate, key in candidates if candidate is winner)
     folded[key] += Evidence.of(winner.reward_micros)
     return 1
+
+
+def experiment_names(connection: psycopg.Connection[Any]) -> dict[int, str]:
+    """Return the id of every experiment, by incarnation."""
+    with translated(), connection.transaction():
+        return dict(connection.execute("SELECT incarnation, experiment_id FROM experiments").fetchall())

@@ -1,0 +1,89 @@
+"""`bandit-router`: the group of commands, and how they fail: one line that says what is wrong and what to do."""
+
+import json
+import sys
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any, NoReturn
+
+import click
+
+#: Where each command lives. Only the one that runs is imported: statistics and drivers take a second to load.
+_COMMANDS = {
+    "apply": ("experiments", "Create or update experiments from files, and start them."),
+    "demo": ("demo", "Route, reward and learn on real LLM outcomes."),
+    "doctor": ("doctor", "Find what keeps the service from working."),
+    "init": ("experiments", "Write a commented experiment file."),
+    "migrate": ("operate", "Bring the database to this version's schema."),
+    "replay": ("operate", "Compute evidence again from the log and compare."),
+    "serve": ("serve", "Run the router until SIGTERM."),
+    "status": ("experiments", "Show experiments with their posteriors."),
+}
+
+
+class _Group(click.Group):
+    """Imports commands on use, and turns their expected errors into one line and exit status 1."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = import_module(f"router.cli.{_COMMANDS[cmd_name][0]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, about) for name, (_, about) in _COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            message = _expected(error)
+            if message is None:
+                raise
+            fail(message)
+
+
+def _expected(error: Exception) -> str | None:
+    """Return what to tell the user of an error that is no fault of the program; None for a fault."""
+    import grpc
+
+    from router.client import RouterError
+    from router.client._errors import from_rpc
+    from router.config import ExperimentFileError
+    from router.embedded import EmbeddedPostgresError
+    from router.settings import SettingsError
+    from router.storage.errors import StorageError
+    from router.supervisor import StartError
+
+    if isinstance(error, grpc.RpcError):
+        ours = from_rpc(error)
+        if ours.code is grpc.StatusCode.UNAVAILABLE and not ours.reason:
+            return (
+                f"no router answers there ({ours.message}): start one with `bandit-router serve`, or give --server HOST:PORT"
+            )
+        return str(ours)
+    if isinstance(error, OSError) and not isinstance(error, SettingsError):
+        return f"{error.filename or 'system'}: {error.strerror or error}"
+    known = (SettingsError, StorageError, EmbeddedPostgresError, ExperimentFileError, StartError, RouterError)
+    return str(error) if isinstance(error, known) else None
+
+
+def fail(message: str) -> NoReturn:
+    """Print an error, as JSON where the command was asked for JSON, and exit with status 1."""
+    if "--json" in sys.argv:
+        click.echo(json.dumps({"error": message}))
+    click.echo(f"error: {message}", err=True)
+    sys.exit(1)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(version("bandit-router"), prog_name="bandit-router")
+def main() -> None:
+    """Route requests to LLMs, prompts or parameters, and learn from what users do next."""
