@@ -81,3 +81,28 @@ class Definition:
     def active_arms(self) -> tuple[Arm, ...]:
         """The arms that are offered traffic, in order."""
         return tuple(arm for arm in self.arms if arm.active)
+
+
+@dataclass(frozen=True, slots=True)
+class NewArm:
+    """An arm as a definition asks for it, before it has a number."""
+
+    arm_id: str
+    model: str
+    family: str
+    is_control: bool
+    config: Mapping[str, Any]
+    cap: float | None
+    cost_usd: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewDefinition:
+    """A definition as its owner gives it."""
+
+    experiment_id: str
+    description: str
+    arms: tuple[NewArm, ...]
+    allocation: Mapping[str, Any]
+    assignment: Mapping[str, Any]
+    reward_rule: Mapping[str, Any]

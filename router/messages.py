@@ -8,9 +8,8 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.struct_pb2 import Struct, Value
 
 from router.errors import FieldViolation, InvalidArgumentError
-from router.experiment import Arm, Definition
+from router.experiment import Arm, Definition, NewArm, NewDefinition
 from router.experiment_rules import cross_field_problems
-from router.storage.experiments import NewArm, NewDefinition
 from router.v1 import experiments_pb2, types_pb2
 
 _NUL = "holds a NUL character, which Postgres cannot store"

@@ -3,8 +3,7 @@
 import json
 import secrets
 import struct
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import text
@@ -12,7 +11,7 @@ from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bandit.assignment import BUCKETS
-from router.experiment import Arm, Definition
+from router.experiment import Arm, Definition, NewArm, NewDefinition
 from router.rules import bucket_table_of, reward_rule_of, rules_of
 from router.storage.errors import ConcurrentChangeError
 
@@ -26,31 +25,6 @@ x.reward_rule_version, x.bucket_table, x.created_at, x.updated_at, v.policy_vers
 """
 _FROM = "FROM experiments x JOIN policy_versions v USING (incarnation)"
 _TABLE = struct.Struct(f"!{BUCKETS}H")
-
-
-@dataclass(frozen=True, slots=True)
-class NewArm:
-    """An arm as a definition asks for it, before it has a number."""
-
-    arm_id: str
-    model: str
-    family: str
-    is_control: bool
-    config: Mapping[str, Any]
-    cap: float | None
-    cost_usd: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class NewDefinition:
-    """A definition as its owner gives it."""
-
-    experiment_id: str
-    description: str
-    arms: tuple[NewArm, ...]
-    allocation: Mapping[str, Any]
-    assignment: Mapping[str, Any]
-    reward_rule: Mapping[str, Any]
 
 
 def definition_of(row: Row[Any]) -> Definition:

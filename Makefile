@@ -1,0 +1,51 @@
+# Everything runs through .venv/, made on first use from the hashed requirements. Needs Python 3.11 or newer and make.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help demo serve test check evidence proto contract requirements wheel clean
+
+help: ## Show what there is.
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(READY): requirements/dev.txt pyproject.toml
+	@scripts/make-venv "$(PYTHON)" $(VENV)
+	@touch $@
+
+demo: $(READY) ## The main job on real data. ARGS="--assignment sticky_stored" or "--arms 3".
+	@$(BIN)/bandit-router demo $(ARGS)
+
+serve: $(READY) ## Run a router on 127.0.0.1:50051, with its data below build/data.
+	@mkdir -p build && $(BIN)/bandit-router serve --data-dir build/data $(ARGS)
+
+test: $(READY) ## Every test but the slow ones.
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile $(ARGS)
+
+check: $(READY) ## Format, lint, types, imports, proto, generated code.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/check-proto
+
+evidence: $(READY) ## The slow statistical tests: minutes.
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+proto: $(READY) ## Generate router/v1 from proto/.
+	scripts/generate-proto
+
+contract: $(READY) ## Accept the proto as what clients are promised.
+	mkdir -p build && PATH="$(CURDIR)/$(BIN):$$PATH" scripts/check-breaking build/contract.binpb
+	cp build/contract.binpb proto/contract.binpb
+
+requirements: $(READY) ## Resolve requirements/ anew, with hashes.
+	scripts/resolve-requirements
+
+wheel: $(READY) ## Build the wheel into dist/.
+	rm -rf dist && $(BIN)/python -m build --no-isolation --wheel --outdir dist .
+
+clean: ## Remove what builds made. Data below build/data too.
+	rm -rf build dist $(VENV)
