@@ -11,7 +11,7 @@
 they fall back is one shared piece of code, and retries are gRPC's own.
 
 Retries
-    gRPC repeats a call that met UNAVAILABLE. That is safe because each call carries one id, chosen before the first
+    gRPC repeats a call that met UNAVAILABLE, or CANCELLED by a router that shuts down. That is safe because each call carries one id, chosen before the first
     attempt: `request_id` makes a repeated Route the same decision, `event_id` makes a repeated Reward change nothing.
 
 Event ids

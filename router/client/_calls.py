@@ -23,6 +23,7 @@ T = TypeVar("T")
 _NO_ANSWER: Final = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.CANCELLED,  # by a server that shuts down; a caller that cancels sees no status
         grpc.StatusCode.DEADLINE_EXCEEDED,
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         grpc.StatusCode.INTERNAL,

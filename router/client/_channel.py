@@ -43,15 +43,16 @@ SERVICE_CONFIG: Final[dict[str, Any]] = {
     # A name with several addresses is several replicas: use them all, and let a retry land on another one.
     "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [
+        # CANCELLED is what gRPC servers answer to a call that arrives while they shut down.
         # A user waits for Route. RESOURCE_EXHAUSTED is not retried: the replica is already drowning, more calls would
         # push it under, and the fallback arm is the faster answer.
-        _method("Route", "BatchRoute", retry=_retry("UNAVAILABLE", attempts=4, initial_s=0.02, longest_s=0.2)),
+        _method("Route", "BatchRoute", retry=_retry("UNAVAILABLE", "CANCELLED", attempts=4, initial_s=0.02, longest_s=0.2)),
         # Nobody waits for feedback, and feedback lost under load is lost selectively, which biases what is learned. So
         # an overloaded router is asked again; its pushback, when it sends one, replaces the backoff.
         _method(
             "Reward",
             "BatchReward",
-            retry=_retry("UNAVAILABLE", "RESOURCE_EXHAUSTED", attempts=5, initial_s=0.1, longest_s=1),
+            retry=_retry("UNAVAILABLE", "CANCELLED", "RESOURCE_EXHAUSTED", attempts=5, initial_s=0.1, longest_s=1),
         ),
     ],
     # Once about a tenth of all calls fail, retries stop until the router recovers: an outage is not amplified, and then

@@ -1,0 +1,278 @@
+"""The service as processes: start, share, drain, crash. What is claimed is counted in Postgres afterwards."""
+
+import os
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import psycopg
+import pytest
+from processes import alive, run, serving, wait_until
+
+from router.client import CHANNEL_OPTIONS, RouterClient, RouterError
+from router.embedded import read_record
+from router.storage.database import DatabaseUrl, connect
+from router.storage.replay import replay
+from router.v1 import experiments_pb2, experiments_pb2_grpc, posteriors_pb2, posteriors_pb2_grpc
+
+EXPERIMENT = """
+experiment: support
+arms:
+  - {id: a, model: model-a, role: control, config: {max_tokens: 1024}}
+  - {id: b, model: model-b}
+"""
+
+
+@pytest.fixture
+def experiment_file(tmp_path: Path) -> Path:
+    path = tmp_path / "experiment.yaml"
+    path.write_text(EXPERIMENT)
+    return path
+
+
+def apply(path: Path, target: str) -> None:
+    done = run("apply", "-f", path, "--server", target)
+    assert done.returncode == 0, done.stderr
+
+
+def connection_of_its_own(target: str) -> grpc.Channel:
+    """Without this, clients of one process share a connection, and with it a worker."""
+    return grpc.insecure_channel(target, options=(*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1)))
+
+
+def share_of(target: str, arm_id: str) -> float:
+    with connection_of_its_own(target) as channel, RouterClient(channel=channel) as client:
+        return client.route("support").allocation[arm_id]
+
+
+def embedded_url(directory: Path) -> str:
+    record = read_record(directory / "data")
+    assert record is not None
+    return record.url
+
+
+def test_it_announces_itself_once_serves_and_drains(tmp_path: Path, experiment_file: Path) -> None:
+    with serving(tmp_path, "--workers", "2") as service:
+        assert service.line == f"bandit-router serving on 127.0.0.1:{service.port} with 2 workers"
+        assert len(service.workers()) == 2
+        apply(experiment_file, service.target)
+        with RouterClient(service.target) as client:
+            decision = client.route("support", unit_id="u")
+            assert client.reward(decision, event_id="e", signal="task_completed").arm_id == decision.arm.arm_id
+        below = service.descendants()
+        assert service.stop() == 0
+        assert service.process.stdout is not None
+        assert service.process.stdout.read() == ""
+        assert "Traceback" not in service.log
+        wait_until(lambda: not any(alive(pid) for pid in below), "everything it started has ended")
+    # Same directory, same data: what was learned is there.
+    with serving(tmp_path) as service:
+        status = run("status", "--server", service.target, "--data-dir", tmp_path / "data", "--json")
+        assert '"n": "1"' in status.stdout, status.stdout + status.stderr
+        with connect(DatabaseUrl.parse(embedded_url(tmp_path))) as connection:
+            assert connection.execute("SELECT count(*) FROM decisions").fetchone() == (1,)
+
+
+def test_calls_under_way_are_answered_while_it_drains(tmp_path: Path, experiment_file: Path) -> None:
+    """SIGTERM in the middle of load: every call ends in an answer or UNAVAILABLE, and every answer is in Postgres."""
+    answered: list[str] = []
+    rewarded: list[str] = []
+    stop = threading.Event()
+
+    def client_loop(number: int, target: str) -> None:
+        with connection_of_its_own(target) as channel, RouterClient(channel=channel) as client:
+            step = 0
+            while not stop.is_set():
+                step += 1
+                try:
+                    decision = client.route("support", unit_id=f"{number}-{step}")
+                    answered.append(decision.decision_id)
+                    client.reward(decision, event_id="e", signal="task_completed")
+                    rewarded.append(decision.decision_id)
+                except RouterError as error:
+                    assert error.code in (
+                        grpc.StatusCode.UNAVAILABLE,
+                        grpc.StatusCode.DEADLINE_EXCEEDED,
+                        grpc.StatusCode.CANCELLED,
+                    ), error
+                    return
+
+    with serving(tmp_path, "--workers", "2") as service:
+        apply(experiment_file, service.target)
+        with ThreadPoolExecutor(8) as pool:
+            loops = [pool.submit(client_loop, number, service.target) for number in range(8)]
+            wait_until(lambda: len(rewarded) > 300, "load is on")
+            assert service.stop() == 0
+            stop.set()
+            for loop in loops:
+                loop.result()
+    with serving(tmp_path):
+        check_books(embedded_url(tmp_path), answered=len(answered), rewarded=len(rewarded))
+
+
+def check_books(url: str, *, answered: int, rewarded: int) -> None:
+    """Every answered decision and every acknowledged event is present once, and evidence is what the log says."""
+    with connect(DatabaseUrl.parse(url), autocommit=True) as connection:
+
+        def count(sql: str) -> int:
+            row = connection.execute(sql).fetchone()  # type: ignore[arg-type]
+            assert row is not None
+            return int(row[0])
+
+        wait_until(lambda: count("SELECT count(*) FROM decisions") >= answered, "the journal has drained")
+        events = count("SELECT count(*) FROM events")
+        assert events >= rewarded
+        assert events == count("SELECT sum(n) FROM evidence") == count("SELECT count(*) FROM outcomes")
+        assert (
+            count(
+                "SELECT count(*) FROM events e LEFT JOIN decisions d USING (decision_day, decision_key) WHERE d.arm IS NULL"
+            )
+            == 0
+        )
+    with connect(DatabaseUrl.parse(url)) as connection:
+        report = replay(connection)
+        assert report.agrees, report.disagreements
+        assert report.events == events
+
+
+@pytest.mark.parametrize("victim", ["worker", "supervisor", "everything"])
+def test_a_kill_loses_and_repeats_nothing(tmp_path: Path, experiment_file: Path, victim: str) -> None:
+    """kill -9 under load with retries. Afterwards: every answered decision and acknowledged event is present once."""
+    answered: list[str] = []
+    rewarded: list[str] = []
+    failures: list[str] = []
+    killed = threading.Event()
+
+    def client_loop(number: int, target: str, goal: int) -> None:
+        for step in range(goal):
+            with connection_of_its_own(target) as channel, RouterClient(channel=channel) as client:
+                try:
+                    for inner in range(20):
+                        decision = client.route("support", unit_id=f"{number}-{step}-{inner}")
+                        answered.append(decision.decision_id)
+                        client.reward(decision, event_id="e", signal="task_completed" if inner % 3 else "thumbs_down")
+                        rewarded.append(decision.decision_id)
+                except RouterError as error:
+                    failures.append(str(error))
+                    if killed.is_set() and victim != "worker":
+                        return
+
+    with serving(tmp_path, "--workers", "2") as service:
+        apply(experiment_file, service.target)
+        with ThreadPoolExecutor(6) as pool:
+            loops = [pool.submit(client_loop, number, service.target, 15) for number in range(6)]
+            wait_until(lambda: len(rewarded) > 200, "load is on")
+            below = service.descendants()
+            workers = service.workers()
+            victims = {
+                "worker": workers[:1],
+                "supervisor": [service.process.pid],
+                "everything": [service.process.pid, *below],
+            }[victim]
+            killed.set()
+            for pid in victims:
+                os.kill(pid, signal.SIGKILL)
+            for loop in loops:
+                loop.result(120)
+        if victim == "worker":
+            wait_until(lambda: len([pid for pid in service.workers() if pid not in victims]) == 2, "it was replaced")
+            with RouterClient(service.target) as client:
+                assert client.route("support", timeout=5).decision_id
+                answered.append("")
+            check_books(embedded_url(tmp_path), answered=len(answered), rewarded=len(rewarded))
+            assert service.stop() == 0
+        else:
+            wait_until(lambda: not any(alive(pid) for pid in below), "workers and Postgres ended with their supervisor")
+    if victim != "worker":
+        with serving(tmp_path, "--workers", "2"):
+            check_books(embedded_url(tmp_path), answered=len(answered), rewarded=len(rewarded))
+
+
+def test_two_services_on_one_database_share_what_they_learn(
+    tmp_path: Path, experiment_file: Path, database_url: str
+) -> None:
+    with (
+        serving(tmp_path / "one", "--database-url", database_url) as one,
+        serving(tmp_path / "two", "--database-url", database_url) as two,
+    ):
+        apply(experiment_file, one.target)
+        with RouterClient(one.target) as client:
+            for number in range(30):
+                decision = client.route("support", eligible_arm_ids=["b"], unit_id=str(number))
+                client.reward(decision, event_id="e", signal="task_completed")
+        wait_until(lambda: share_of(two.target, "b") > 0.9, "the other service learned", deadline_s=5)
+        with grpc.insecure_channel(two.target) as channel:
+            reply = posteriors_pb2_grpc.PosteriorServiceStub(channel).GetPosterior(
+                posteriors_pb2.GetPosteriorRequest(experiment_id="support")
+            )
+        assert {arm.arm_id: arm.n for arm in reply.arms} == {"a": 0, "b": 30}
+        with grpc.insecure_channel(one.target) as channel:
+            experiments_pb2_grpc.ExperimentServiceStub(channel).PauseExperiment(
+                experiments_pb2.PauseExperimentRequest(experiment_id="support")
+            )
+
+        def paused() -> bool:
+            try:
+                share_of(two.target, "b")
+            except RouterError as error:
+                return error.reason == "EXPERIMENT_NOT_RUNNING"
+            return False
+
+        wait_until(paused, "the other service stopped serving", deadline_s=5)
+
+
+class TestRefusals:
+    """What cannot start says why in one line and what to do."""
+
+    @staticmethod
+    def refused(*arguments: str | Path) -> str:
+        done = run(*arguments)
+        assert done.returncode == 1, done.stdout + done.stderr
+        assert done.stdout == ""
+        assert "Traceback" not in done.stderr
+        line = done.stderr.strip().splitlines()[-1]
+        assert line.startswith("error: ")
+        return line
+
+    def test_a_busy_port_and_a_directory_in_use(self, tmp_path: Path) -> None:
+        with serving(tmp_path) as service:
+            line = self.refused("serve", "--listen", service.target, "--data-dir", tmp_path / "other")
+            assert f"--listen 127.0.0.1:{service.port}: cannot bind: Address already in use" in line
+            line = self.refused("serve", "--listen", "127.0.0.1:0", "--data-dir", tmp_path / "data")
+            assert "is in use by" in line
+            assert str(service.process.pid) in line
+
+    @pytest.mark.parametrize("listen", ["0.0.0.0:50051", "[::]:50051", "example.com:50051"])
+    def test_an_address_beyond_loopback(self, listen: str, tmp_path: Path) -> None:
+        assert "only loopback addresses" in self.refused("serve", "--listen", listen, "--data-dir", tmp_path)
+
+    @pytest.mark.parametrize("listen", ["50051", "127.0.0.1", "127.0.0.1:99999", ":50051"])
+    def test_an_address_that_is_none(self, listen: str, tmp_path: Path) -> None:
+        assert "must be HOST:PORT" in self.refused("serve", "--listen", listen, "--data-dir", tmp_path)
+
+    @pytest.mark.parametrize(
+        ("url", "text"),
+        [
+            ("mysql://u@127.0.0.1/x", "must start with postgresql://"),
+            ("postgresql://u:secret@127.0.0.1:1/x", "database 127.0.0.1:1/x: cannot connect"),
+        ],
+    )
+    def test_a_database_that_cannot_be_reached(self, url: str, text: str, tmp_path: Path) -> None:
+        line = self.refused("serve", "--listen", "127.0.0.1:0", "--data-dir", tmp_path, "--database-url", url)
+        assert text in line
+        assert "secret" not in line
+
+    def test_a_schema_from_the_future(self, tmp_path: Path, database_url: str) -> None:
+        with psycopg.connect(database_url) as connection:
+            connection.execute("UPDATE schema_version SET version_num = '9999'")
+        line = self.refused("serve", "--listen", "127.0.0.1:0", "--data-dir", tmp_path, "--database-url", database_url)
+        assert "revision 9999" in line
+        assert "upgrade" in line
+
+    def test_a_half_migrated_schema(self, tmp_path: Path, database_url: str) -> None:
+        with psycopg.connect(database_url) as connection:
+            connection.execute("DELETE FROM schema_version")
+        line = self.refused("serve", "--listen", "127.0.0.1:0", "--data-dir", tmp_path, "--database-url", database_url)
+        assert "failed and was rolled back" in line

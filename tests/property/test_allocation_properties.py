@@ -1,0 +1,111 @@
+"""Allocations for any evidence, floor, caps and subset: they sum to 1 and keep their bounds."""
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from bandit.allocation import (
+    AllocationKind,
+    AllocationRule,
+    NoEligibleArmError,
+    allocate,
+    apply_caps,
+    apply_floor,
+    cumulative,
+    draw,
+    restrict,
+)
+
+probabilities = st.lists(st.floats(0, 1), min_size=1, max_size=12).filter(lambda p: sum(p) > 0).map(
+    lambda p: np.array(p) / sum(p)
+)
+
+
+@st.composite
+def experiments(draw_value):
+    k = draw_value(st.integers(1, 8))
+    floor = draw_value(st.floats(0, 0.49)) / k
+    caps = tuple(draw_value(st.lists(st.floats(0.01, 1), min_size=k, max_size=k)))
+    assume(sum(caps) >= 1)
+    weights = draw_value(st.lists(st.floats(0, 1), min_size=k, max_size=k))
+    assume(sum(weights) > 0)
+    rule = AllocationRule(
+        kind=draw_value(st.sampled_from(AllocationKind)),
+        floor=floor,
+        caps=caps,
+        control=draw_value(st.none() | st.integers(0, k - 1)),
+        weights=tuple(w / sum(weights) for w in weights),
+    )
+    parameters = st.lists(st.floats(0.01, 1e5), min_size=k, max_size=k).map(np.array)
+    subset = draw_value(st.none() | st.sets(st.integers(0, k - 1), min_size=1))
+    return rule, draw_value(parameters), draw_value(parameters), subset
+
+
+@given(experiments())
+def test_an_allocation_sums_to_one_and_keeps_its_bounds(experiment):
+    rule, alpha, beta, subset = experiment
+    eligible = sorted(subset) if subset is not None else list(range(len(rule.caps)))
+    try:
+        p = allocate(rule, alpha, beta, None if subset is None else eligible)
+    except NoEligibleArmError:
+        assert rule.kind is AllocationKind.FIXED
+        assert all(rule.weights[i] == 0 for i in eligible)
+        return
+    assert p.sum() == pytest.approx(1, abs=1e-12)
+    assert (p >= 0).all()
+    assert all(p[i] == 0 for i in range(len(p)) if i not in eligible)
+    caps = np.array([rule.caps[i] for i in eligible])
+    if caps.sum() >= 1:
+        assert (p[eligible] <= caps + 1e-9).all(), (p, rule)
+        floors = np.minimum(rule.floor, caps)
+        assert (p[eligible] >= floors - 1e-9).all(), (p, rule)
+
+
+@given(probabilities, st.floats(0, 0.49))
+def test_the_floor_is_the_stated_mixture(p, total):
+    floor = total / len(p)
+    np.testing.assert_allclose(apply_floor(p, floor), floor + (1 - len(p) * floor) * p)
+
+
+@pytest.mark.parametrize("floor", [0.25, -0.01, [0.3, 0.3]])
+def test_floors_that_leave_too_little_are_refused(floor):
+    with pytest.raises(ValueError, match=r"less than 0\.5"):
+        apply_floor([0.5, 0.5], floor)
+
+
+def test_what_a_cap_cuts_goes_to_the_control():
+    np.testing.assert_allclose(apply_caps([0.2, 0.5, 0.3], (1, 0.1, 1), control=0), [0.6, 0.1, 0.3])
+
+
+def test_without_a_control_it_goes_to_the_others_in_proportion():
+    np.testing.assert_allclose(apply_caps([0.2, 0.5, 0.3], (1, 0.1, 1), control=None), [0.36, 0.1, 0.54])
+
+
+def test_a_control_that_is_full_passes_the_rest_on():
+    np.testing.assert_allclose(apply_caps([0.2, 0.6, 0.2], (0.3, 0.1, 1), control=0), [0.3, 0.1, 0.6])
+
+
+@given(probabilities, st.floats(0, 1, exclude_max=True))
+def test_the_draw_follows_the_running_sums_and_never_takes_an_impossible_arm(p, u):
+    sums = cumulative(p)
+    i = draw(sums, u)
+    assert p[i] > 0
+    assert (sums[i - 1] if i else 0.0) <= u < sums[i]
+
+
+def test_an_impossible_last_arm_is_not_drawn_at_the_very_end():
+    p = np.array([0.1] * 10 + [0.0])  # ten tenths add up to a little less than 1
+    assert draw(cumulative(p), np.nextafter(1, 0)) == 9
+
+
+def test_restricting_to_impossible_arms_is_refused():
+    with pytest.raises(NoEligibleArmError):
+        restrict(np.array([1.0, 0.0]), [1])
+
+
+def test_a_subset_gets_its_own_probability_of_being_best():
+    alpha, beta = np.array([60.0, 50.0, 20.0]), np.array([40.0, 50.0, 80.0])
+    rule = AllocationRule(AllocationKind.THOMPSON, 0.0, (1.0, 1.0, 1.0))
+    alone = allocate(AllocationRule(AllocationKind.THOMPSON, 0.0, (1.0, 1.0)), alpha[1:], beta[1:])
+    np.testing.assert_allclose(allocate(rule, alpha, beta, [1, 2])[1:], alone)
