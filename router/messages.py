@@ -24,8 +24,11 @@ _STATES = {
 def new_definition(experiment: experiments_pb2.Experiment) -> NewDefinition:
     """Check the rules that span fields and return what is to be stored.
 
+    Retired arms are left out: a definition that was read, changed and sent back must not bring them back to life.
+
     Raises InvalidArgumentError with reason INVALID_EXPERIMENT naming each field and rule.
     """
+    experiment = _without_retired_arms(experiment)
     violations = [
         FieldViolation(f"experiment.{problem.path}", f"{problem.message}{f' ({problem.hint})' if problem.hint else ''}")
         for problem in cross_field_problems(experiment)
@@ -59,6 +62,16 @@ def new_definition(experiment: experiments_pb2.Experiment) -> NewDefinition:
         assignment=_stored(experiment.assignment),
         reward_rule=_stored(experiment.reward_rule),
     )
+
+
+def _without_retired_arms(experiment: experiments_pb2.Experiment) -> experiments_pb2.Experiment:
+    if all(arm.state != types_pb2.ARM_STATE_RETIRED for arm in experiment.arms):
+        return experiment
+    kept = experiments_pb2.Experiment()
+    kept.CopyFrom(experiment)
+    del kept.arms[:]
+    kept.arms.extend(arm for arm in experiment.arms if arm.state != types_pb2.ARM_STATE_RETIRED)
+    return kept
 
 
 def experiment_message(definition: Definition, policy_version: int) -> experiments_pb2.Experiment:

@@ -1,7 +1,7 @@
 """RouterService: the hot path."""
 
 import asyncio
-from collections.abc import Awaitable
+from typing import TypeAlias
 
 from google.rpc import status_pb2
 
@@ -15,6 +15,9 @@ from router.storage.events import EventStatus
 from router.v1 import routing_pb2 as pb
 from router.v1 import routing_pb2_grpc
 from router.validation import validate
+
+#: Whether the event was stored now, once that is known; what storing it means; the arm it is about.
+_Submitted: TypeAlias = "tuple[asyncio.Future[bool], EventStatus, str]"
 
 _STATUSES = {
     EventStatus.APPLIED: pb.STATUS_APPLIED,
@@ -70,13 +73,13 @@ class RouterService(routing_pb2_grpc.RouterServiceServicer):
 
     async def BatchReward(self, request: pb.BatchRewardRequest, context: Context) -> pb.BatchRewardResponse:
         """See the proto."""
-        pending: list[Awaitable[pb.RewardResponse] | Exception] = []
+        pending: list[_Submitted | Exception] = []
         for i, item in enumerate(request.requests):
             if i % _TURN == _TURN - 1:
                 await asyncio.sleep(0)
             try:
                 validate(item)
-                pending.append(self._acknowledged(await self._submitted(item)))
+                pending.append(await self._submitted(item))
             except Exception as error:
                 pending.append(error)
         reply = pb.BatchRewardResponse()
@@ -85,16 +88,16 @@ class RouterService(routing_pb2_grpc.RouterServiceServicer):
             try:
                 if isinstance(waiting, Exception):
                     raise waiting
-                result.response.CopyFrom(await waiting)
+                result.response.CopyFrom(await self._acknowledged(waiting))
             except Exception as error:
                 result.error.CopyFrom(_item_status(error))
         return reply
 
-    async def _submitted(self, request: pb.RewardRequest) -> "tuple[asyncio.Future[bool], EventStatus, str]":
+    async def _submitted(self, request: pb.RewardRequest) -> _Submitted:
         row, arm_id = await self._feedback.event(request)
         return self._ingest.submit(row), row.status, arm_id
 
-    async def _acknowledged(self, submitted: "tuple[asyncio.Future[bool], EventStatus, str]") -> pb.RewardResponse:
+    async def _acknowledged(self, submitted: _Submitted) -> pb.RewardResponse:
         future, status, arm_id = submitted
         stored = await future
         return pb.RewardResponse(status=_STATUSES[status] if stored else pb.STATUS_DUPLICATE, arm_id=arm_id)

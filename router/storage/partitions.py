@@ -1,4 +1,4 @@
-"""Day partitions of decisions, events and outcomes: made ahead of need, and on demand."""
+"""Day partitions of decisions, events and outcomes, made when a day is first written to."""
 
 from collections.abc import Iterable
 from datetime import date, timedelta
@@ -12,13 +12,6 @@ from router.storage.errors import translated
 PARTITIONED = ("decisions", "events", "outcomes")
 #: One process at a time makes partitions.
 _LOCK = 7_261_180_212
-#: Days made ahead, so that midnight finds its tables ready.
-AHEAD = 2
-
-
-def days_ahead(today: date) -> list[date]:
-    """The days whose partitions should exist today; yesterday's decisions still get events."""
-    return [today + timedelta(days=offset) for offset in range(-1, AHEAD + 1)]
 
 
 async def ensure_partitions(connection: psycopg.AsyncConnection[Any], days: Iterable[date]) -> None:

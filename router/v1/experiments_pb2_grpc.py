@@ -121,7 +121,8 @@ class ExperimentServiceServicer:
 
     def UpdateExperiment(self, request, context):
         """Replaces an experiment's definition. Arms that are missing from it are retired, new ones join with the prior alone,
-        and an arm whose model or config differs becomes a new version. Output-only fields are ignored.
+        and an arm whose model or config differs becomes a new version. Arms marked retired are left out, so that what was
+        read can be changed and sent back; other output-only fields are ignored.
 
         Atomicity: the whole definition, or nothing.
         Ordering: with an etag, only if nobody changed the experiment since it was read. The rule in force when a decision

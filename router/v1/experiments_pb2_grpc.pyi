@@ -61,7 +61,8 @@ class ExperimentServiceStub:
     """
     UpdateExperiment: _grpc.UnaryUnaryMultiCallable[_experiments_pb2.UpdateExperimentRequest, _experiments_pb2.UpdateExperimentResponse]
     """Replaces an experiment's definition. Arms that are missing from it are retired, new ones join with the prior alone,
-    and an arm whose model or config differs becomes a new version. Output-only fields are ignored.
+    and an arm whose model or config differs becomes a new version. Arms marked retired are left out, so that what was
+    read can be changed and sent back; other output-only fields are ignored.
 
     Atomicity: the whole definition, or nothing.
     Ordering: with an etag, only if nobody changed the experiment since it was read. The rule in force when a decision
@@ -128,7 +129,8 @@ class ExperimentServiceAsyncStub(ExperimentServiceStub):
     """
     UpdateExperiment: _aio.UnaryUnaryMultiCallable[_experiments_pb2.UpdateExperimentRequest, _experiments_pb2.UpdateExperimentResponse]  # type: ignore[assignment]
     """Replaces an experiment's definition. Arms that are missing from it are retired, new ones join with the prior alone,
-    and an arm whose model or config differs becomes a new version. Output-only fields are ignored.
+    and an arm whose model or config differs becomes a new version. Arms marked retired are left out, so that what was
+    read can be changed and sent back; other output-only fields are ignored.
 
     Atomicity: the whole definition, or nothing.
     Ordering: with an etag, only if nobody changed the experiment since it was read. The rule in force when a decision
@@ -216,7 +218,8 @@ class ExperimentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_experiments_pb2.UpdateExperimentResponse, _abc.Awaitable[_experiments_pb2.UpdateExperimentResponse]]:
         """Replaces an experiment's definition. Arms that are missing from it are retired, new ones join with the prior alone,
-        and an arm whose model or config differs becomes a new version. Output-only fields are ignored.
+        and an arm whose model or config differs becomes a new version. Arms marked retired are left out, so that what was
+        read can be changed and sent back; other output-only fields are ignored.
 
         Atomicity: the whole definition, or nothing.
         Ordering: with an etag, only if nobody changed the experiment since it was read. The rule in force when a decision

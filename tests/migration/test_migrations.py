@@ -1,0 +1,99 @@
+"""Migrations: from empty, twice, by several at once, and what analysts may then read."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+from postgres import TestCluster
+
+from router.storage.database import DatabaseUrl, check_server
+from router.storage.errors import StorageError
+from router.storage.migrate import migrate, migrations_directory, schema_state
+
+ANALYSTS_READ = {
+    "allocations",
+    "arms",
+    "decision_log",
+    "decisions",
+    "events",
+    "evidence",
+    "experiments",
+    "outcomes",
+    "policy_versions",
+    "posterior_latest",
+    "reward_rules",
+}
+
+
+@pytest.fixture
+def empty(cluster: TestCluster):
+    with cluster.database_from_template("template1") as url:
+        yield DatabaseUrl.parse(url)
+
+
+def test_from_empty_to_the_newest_and_no_further(empty: DatabaseUrl) -> None:
+    assert schema_state(empty).pending
+    before = migrate(empty)
+    assert before.current is None
+    assert not schema_state(empty).pending
+    assert migrate(empty).current == before.needed
+
+
+def test_several_starts_at_once_migrate_once(empty: DatabaseUrl) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        states = list(pool.map(lambda _: migrate(empty), range(4)))
+    assert sum(state.pending for state in states) == 1
+
+
+def test_a_migration_that_fails_leaves_nothing_behind(empty: DatabaseUrl) -> None:
+    with psycopg.connect(empty.url) as connection:
+        connection.execute("CREATE TABLE outcomes (of_another_program integer)")
+    with pytest.raises(StorageError, match=r'failed and was rolled back: relation "outcomes" already exists'):
+        migrate(empty)
+    with psycopg.connect(empty.url) as connection:
+        tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
+    assert tables == [("outcomes",)]
+
+
+def test_every_migration_is_forward_only() -> None:
+    for path in (migrations_directory() / "versions").glob("*.py"):
+        assert "def downgrade" not in path.read_text(), path
+
+
+def test_analysts_read_views_and_tables_but_no_keys(database_url: str) -> None:
+    with psycopg.connect(database_url) as connection:
+        rows = connection.execute(
+            "SELECT table_name FROM information_schema.role_table_grants"
+            " WHERE grantee = 'bandit_router_reader' AND privilege_type = 'SELECT'"
+        ).fetchall()
+        writes = connection.execute(
+            "SELECT table_name FROM information_schema.role_table_grants"
+            " WHERE grantee = 'bandit_router_reader' AND privilege_type <> 'SELECT'"
+        ).fetchall()
+        connection.execute("SET ROLE bandit_router_reader")
+        assert connection.execute("SELECT count(*) FROM posterior_latest").fetchone() == (0,)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("SELECT * FROM token_keys")
+    assert {name for (name,) in rows} == ANALYSTS_READ
+    assert writes == []
+
+
+def test_every_column_of_a_view_that_needs_words_has_them(database_url: str) -> None:
+    with psycopg.connect(database_url) as connection:
+        described = connection.execute(
+            "SELECT c.relname FROM pg_class c WHERE c.relkind = 'v' AND c.relnamespace = 'public'::regnamespace"
+            " AND obj_description(c.oid) IS NULL"
+        ).fetchall()
+    assert described == []
+
+
+class _OldServer:
+    """Answers like a server of another version, which cannot be installed beside the embedded one."""
+
+    class info:
+        server_version = 130_012
+
+
+def test_a_server_that_is_too_old_is_refused() -> None:
+    with pytest.raises(StorageError, match=r"PostgreSQL 13\.12 is too old; 14 or newer is needed"):
+        check_server(_OldServer())  # type: ignore[arg-type]
