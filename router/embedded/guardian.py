@@ -17,10 +17,12 @@ change; and macOS has no such thing. This process has one thread, sets the signa
 and a socket's end works everywhere. Being the parent, it may also signal its child without any doubt about
 whose pid that is.
 
-Why a capability is kept: Postgres refuses to run as root, but root's data directory or virtual environment is
-often below a directory only root may enter (/root, mkdtemp). The account keeps the least of: nothing,
-CAP_DAC_READ_SEARCH (enter and read), CAP_DAC_OVERRIDE, that lets it reach what the order says it needs. It is
-kept as an *ambient* capability, the only kind that survives exec of an ordinary program.
+Why a capability is kept: Postgres refuses to run as root, but root's data directory or virtual environment is often
+below a directory only root may enter (/root, mkdtemp). The account keeps the least of: nothing, CAP_DAC_READ_SEARCH
+(enter and read), CAP_DAC_OVERRIDE, that lets it reach what the order says it needs. It is kept as an *ambient*
+capability, the only kind that survives exec of an ordinary program. Postgres also asks access(2) about its own
+programs, which by default answers as if there were no capabilities; the secure bit NO_SETUID_FIXUP makes it answer
+truly.
 
 The control socket carries JSON lines to the launcher, {"event": "started" | "failed" | "exited", ...}, and
 single bytes from it: `f`ast, `i`mmediate, `k`ill.
@@ -30,6 +32,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import json
 import os
 import select
@@ -49,11 +52,15 @@ IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 LINUX = sys.platform == "linux"
 PR_SET_PDEATHSIG = 1
 PR_SET_KEEPCAPS = 8
+PR_GET_SECUREBITS = 27
+PR_SET_SECUREBITS = 28
+SECBIT_NO_SETUID_FIXUP = 1 << 2
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_RAISE = 2
 CAPABILITY_VERSION_3 = 0x20080522
 CAP_DAC_OVERRIDE = 1
 CAP_DAC_READ_SEARCH = 2
+CAP_SETPCAP = 8
 
 
 def main() -> int:
@@ -102,12 +109,17 @@ def become(libc: ctypes.CDLL | None, uid: int, gid: int, needs: list[tuple[str, 
         if missing is not None:
             raise missing
         return
-    available = permitted_capabilities(libc) & (1 << CAP_DAC_OVERRIDE | 1 << CAP_DAC_READ_SEARCH)
+    permitted = permitted_capabilities(libc)
+    available = permitted & (1 << CAP_DAC_OVERRIDE | 1 << CAP_DAC_READ_SEARCH)
     for capability in (None, CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE):
         kept = 0 if capability is None else 1 << capability
         if kept & ~available:
             continue
-        set_capabilities(libc, effective=kept, permitted=available, inheritable=0)
+        if kept and permitted & 1 << CAP_SETPCAP:
+            set_capabilities(libc, effective=1 << CAP_SETPCAP, permitted=permitted, inheritable=0)
+            bits = libc.prctl(PR_GET_SECUREBITS, 0, 0, 0, 0) | SECBIT_NO_SETUID_FIXUP
+            checked(libc.prctl(PR_SET_SECUREBITS, bits, 0, 0, 0), "PR_SET_SECUREBITS")
+        set_capabilities(libc, effective=kept, permitted=permitted, inheritable=0)
         missing = unreachable(needs)
         if missing is None:
             set_capabilities(libc, effective=kept, permitted=kept, inheritable=kept)
@@ -120,10 +132,11 @@ def become(libc: ctypes.CDLL | None, uid: int, gid: int, needs: list[tuple[str, 
 
 def unreachable(needs: list[tuple[str, int]]) -> PermissionError | None:
     """The first path that this process, with its effective capabilities, cannot use as asked."""
-    effective = os.access in os.supports_effective_ids
     for path, mode in needs:
+        # Programs are judged as Postgres will judge them, by the plain question.
+        effective = mode != os.X_OK and os.access in os.supports_effective_ids
         if not os.access(path, mode, effective_ids=effective):
-            return PermissionError(13, f"the account with uid {os.geteuid()} may not use it", path)
+            return PermissionError(errno.EACCES, f"the account with uid {os.geteuid()} may not use it", path)
     return None
 
 
