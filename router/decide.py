@@ -78,6 +78,9 @@ class Decider:
                 f"eligible_arm_ids: {error} in experiment {request.experiment_id!r}", reason="NO_ELIGIBLE_ARM"
             ) from error
         pick = await self._pick(policy, choice, request)
+        if request.request_id and (known := self._replies.get((incarnation, request.request_id))) is not None:
+            # While this one waited for Postgres, a retry of it was answered.
+            return known
         decision = self._record(policy, choice, pick, request)
         if request.request_id:
             self._replies[(incarnation, request.request_id)] = decision

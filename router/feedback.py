@@ -95,7 +95,10 @@ def _occurred_at_us(request: routing_pb2.RewardRequest) -> int | None:
 
 def _content(request: routing_pb2.RewardRequest) -> bytes:
     """What two events of one id must share to be repetitions: all but the decision id and the map's order."""
-    return request.SerializeToString(deterministic=True)
+    content = routing_pb2.RewardRequest()
+    content.CopyFrom(request)
+    content.ClearField("decision_id")
+    return content.SerializeToString(deterministic=True)
 
 
 def _details(request: routing_pb2.RewardRequest, kind: str) -> dict[str, Any] | None:

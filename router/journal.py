@@ -34,7 +34,7 @@ from typing import Protocol
 from router.errors import ResourceExhaustedError
 from router.policy import Choice, Policy
 from router.storage.decisions import AllocationRow, DecisionRow
-from router.storage.errors import StorageError
+from router.storage.errors import RefusedRowError, StorageError, StorageUnavailableError
 from router.tokens import TokenCodec
 from router.v1 import routing_pb2
 
@@ -206,20 +206,20 @@ class Journal:
         adopted_at = 0.0
         while True:
             loop = asyncio.get_running_loop()
-            if loop.time() - adopted_at > _ADOPT_S or not adopted_at:
-                self._adopt()
-                adopted_at = loop.time()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._work.wait(), _ADOPT_S)
-            self._work.clear()
             try:
+                if loop.time() - adopted_at > _ADOPT_S or not adopted_at:
+                    adopted_at = loop.time()
+                    self._adopt()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._work.wait(), _ADOPT_S)
+                self._work.clear()
                 for segment in list(self._segments):
                     await self._drain(segment)
                 if self._failing:
                     log.info("the decision journal drains again")
                 self._failing = False
                 await asyncio.sleep(_DRAIN_S)
-            except StorageError as error:
+            except StorageUnavailableError as error:
                 if not self._failing:
                     log.warning("decisions wait in the journal: %s", error)
                 self._failing = True
@@ -236,17 +236,40 @@ class Journal:
             data = os.pread(segment.file, min(_CHUNK_BYTES, segment.size - segment.drained), segment.drained)
             allocations, decisions, used = parse_records(data, self._codec)
             if not used:
-                # A record longer than a chunk cannot be: this is a torn or damaged tail.
-                log.warning("%s: %d bytes at its end are not a record", segment.path.name, segment.size - segment.drained)
-                used = segment.size - segment.drained
+                used = self._set_aside(segment)
             elif allocations or decisions:
-                await self._store.store(allocations, decisions)
+                await self._stored(allocations, decisions)
             segment.drained += used
             self._undrained -= used
         if not segment.is_open:
             segment.path.unlink(missing_ok=True)
             os.close(segment.file)
             self._segments.remove(segment)
+
+    async def _stored(self, allocations: list[AllocationRow], decisions: list[DecisionRow]) -> None:
+        """Store a chunk; what Postgres refuses for good is bisected out, logged, and holds nothing else up."""
+        try:
+            await self._store.store(allocations, decisions)
+        except RefusedRowError as error:
+            if len(decisions) <= 1:
+                log.error("Postgres refuses decision %s: %s", [row.decision_key.hex() for row in decisions], error)
+                return
+            middle = len(decisions) // 2
+            await self._stored(allocations, decisions[:middle])
+            await self._stored(allocations, decisions[middle:])
+
+    def _set_aside(self, segment: _Segment) -> int:
+        """Keep the rest of a segment, which does not begin with a whole record, for people; returns its size.
+
+        A tail that a crash cut short was never answered; anything else is damage to the disk.
+        """
+        rest = os.pread(segment.file, segment.size - segment.drained, segment.drained)
+        path = segment.path.with_suffix(f".{segment.drained}.damaged")
+        path.write_bytes(rest)
+        log.error(
+            "%s: %d bytes from byte %d on are not a record; kept as %s", segment.path.name, len(rest), segment.drained, path
+        )
+        return len(rest)
 
     def _adopt(self) -> None:
         """Take over the segments of processes that died."""
@@ -271,10 +294,7 @@ class Journal:
 
 
 def parse_records(data: bytes, codec: TokenCodec) -> tuple[list[AllocationRow], list[DecisionRow], int]:
-    """Return the whole records at the start of `data` and how many bytes they take.
-
-    A record that is whole but damaged is logged and passed over.
-    """
+    """Return the whole, undamaged records at the start of `data` and how many bytes they take."""
     allocations: list[AllocationRow] = []
     decisions: list[DecisionRow] = []
     used = 0

@@ -79,6 +79,7 @@ class Registry:
         self._absent: dict[str, float] = {}
         self._lookups: dict[str | int, asyncio.Task[object]] = {}
         self._changed: set[int] = set()
+        self._unreadable: set[int] = set()
         self._work = asyncio.Event()
         self._fresh_at = clock()
         self._stale = False
@@ -119,9 +120,11 @@ class Registry:
 
     def wake(self, incarnations: Iterable[int]) -> None:
         """Have these experiments read again soon."""
-        self._changed.update(incarnations)
-        if self._changed:
+        changed = set(incarnations)
+        if not changed <= self._by_incarnation.keys():
             self._absent.clear()
+        self._changed |= changed
+        if self._changed:
             self._work.set()
 
     async def refresh_now(self, incarnation: int) -> None:
@@ -193,9 +196,26 @@ class Registry:
             self._work.clear()
         try:
             return await self._refresh(batch) if batch else 0.0
-        except BaseException:
+        except (StorageUnavailableError, asyncio.CancelledError):
             self.wake(batch)
             raise
+        except Exception:
+            # A row that this version cannot read stops its own experiment, no other.
+            return sum([await self._refresh_alone(incarnation) for incarnation in batch])
+
+    async def _refresh_alone(self, incarnation: int) -> float:
+        try:
+            seconds = await self._refresh([incarnation])
+        except (StorageUnavailableError, asyncio.CancelledError):
+            self.wake([incarnation])
+            raise
+        except Exception:
+            if incarnation not in self._unreadable:
+                log.exception("experiment %d cannot be read or compiled: its last policy stays", incarnation)
+            self._unreadable.add(incarnation)
+            return 0.0
+        self._unreadable.discard(incarnation)
+        return seconds
 
     async def _refresh(self, incarnations: Sequence[int]) -> float:
         known = {i: e.definition.definition_version for i in incarnations if (e := self._by_incarnation.get(i))}

@@ -15,6 +15,8 @@ log = logging.getLogger(__name__)
 #: How long a Route call waits for Postgres at the first sight of a unit.
 WAIT_S = 0.025
 _REMEMBERED = 100_000
+#: Most units being read or stored at once; more are routed by their hash.
+_UNDER_WAY = 1_000
 
 
 class StickyStore(Protocol):
@@ -75,6 +77,8 @@ class StickyUnits:
         A stored draw that has expired, or whose arm is not `permitted`, is drawn anew as the next epoch. What is under way
         when the wait ends goes on, so that the next call finds it.
         """
+        if len(self._tasks) >= _UNDER_WAY:
+            return None
         task = asyncio.ensure_future(self._settle(incarnation, unit_id, permitted, draw, ttl))
         self._tasks.add(task)
         task.add_done_callback(self._finished)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from router.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from router.settings import Address, SettingsError, WorkerSettings
-from router.storage.database import DatabaseUrl
+from router.storage.database import CONNECTIONS_PER_WORKER, DatabaseUrl
 from router.storage.errors import StorageError
 from router.storage.migrate import migrate
 
@@ -35,6 +35,8 @@ _LONGEST_PAUSE_S = 10.0
 #: A worker that served this long is healthy: its next death starts with the first pause again.
 _HEALTHY_S = 30.0
 _POSTGRES_CHECK_S = 0.25
+#: For analysts, commands and administrators.
+_OTHER_CONNECTIONS = 50
 
 
 class StartError(Exception):
@@ -62,7 +64,12 @@ def serve(settings: ServeSettings, announce: Callable[[str], None]) -> int:
         listener = stack.enter_context(hold_port(settings.address))
         postgres: EmbeddedPostgres | None = None
         if settings.database_url is None:
-            postgres = stack.enter_context(EmbeddedPostgres(settings.data_dir))
+            postgres = stack.enter_context(
+                EmbeddedPostgres(
+                    settings.data_dir,
+                    settings={"max_connections": str(_OTHER_CONNECTIONS + settings.workers * CONNECTIONS_PER_WORKER)},
+                )
+            )
         else:
             _make_directory(settings.data_dir)
         url = DatabaseUrl.parse(postgres.url if postgres is not None else settings.database_url or "")
@@ -83,6 +90,8 @@ def hold_port(address: Address) -> socket.socket:
     """Return a socket that holds the port without listening, so that only its workers may share it."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     holder = socket.socket(family, socket.SOCK_STREAM)
+    # For the bind alone: connections that clients of an earlier run left half closed do not keep the port.
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         holder.bind((address.host, address.port))
     except OSError as error:
@@ -92,6 +101,7 @@ def hold_port(address: Address) -> socket.socket:
             " another; port 0 chooses a free one"
         ) from error
     # After the bind: whoever binds next without being one of us is refused.
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     return holder
 

@@ -195,6 +195,7 @@ CREATE VIEW decision_log AS
 SELECT x.experiment_id, d.decision_key, d.decided_at, a.arm_id, a.version AS arm_version, a.model, d.propensity,
        d.policy_version, d.reason, d.unit_id, d.session_id, d.turn_id, d.request_id, d.segment, d.prompt_fingerprint,
        d.prompt_similarity, o.reward_micros / 1e6 AS reward, o.occurred_at AS outcome_at,
+       (SELECT r.arm_id FROM arms r WHERE r.incarnation = o.incarnation AND r.arm = o.arm) AS rewarded_arm_id,
        (SELECT array_agg(b.arm_id ORDER BY t.i) FROM unnest(l.arms) WITH ORDINALITY t (arm, i)
         JOIN arms b ON b.incarnation = d.incarnation AND b.arm = t.arm) AS allocation_arm_ids,
        l.probabilities AS allocation
@@ -206,36 +207,12 @@ LEFT JOIN outcomes o ON o.decision_day = d.decision_day AND o.decision_key = d.d
 COMMENT ON VIEW decision_log IS 'Every decision with its arm, propensity and outcome, if it has one';
 COMMENT ON COLUMN decision_log.propensity IS 'Probability with which the arm was drawn, when it was drawn';
 COMMENT ON COLUMN decision_log.reward IS 'The outcome in [0, 1]; null while there is none';
+COMMENT ON COLUMN decision_log.rewarded_arm_id IS 'The arm that the outcome counts for: another than arm_id only where a request
+was retried on another replica after the policy moved, and the caller used that answer';
 COMMENT ON COLUMN decision_log.allocation IS 'The vector drawn from, aligned with allocation_arm_ids';
 """
-
-# Roles belong to the whole cluster and need a privilege that a managed Postgres may withhold: without it the grants
-# wait until an administrator creates the role.
-READER = """
-DO $$
-BEGIN
-    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'bandit_router_reader') THEN
-        CREATE ROLE bandit_router_reader NOLOGIN;
-    END IF;
-EXCEPTION
-    WHEN insufficient_privilege THEN
-        RAISE NOTICE 'role bandit_router_reader was not created: this login may not create roles';
-    WHEN duplicate_object OR unique_violation THEN
-        NULL;
-END $$;
-DO $$
-BEGIN
-    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'bandit_router_reader') THEN
-        EXECUTE format('GRANT USAGE ON SCHEMA %I TO bandit_router_reader', current_schema());
-        GRANT SELECT ON experiments, arms, reward_rules, policy_versions, evidence, allocations, decisions, events,
-            outcomes, posterior_latest, decision_log TO bandit_router_reader;
-    END IF;
-END $$;
-"""
-
 
 def upgrade() -> None:
     """Create everything."""
     op.execute(TABLES)
     op.execute(VIEWS)
-    op.execute(READER)

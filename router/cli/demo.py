@@ -1,8 +1,106 @@
 """`demo`: the main job on real data."""
 
+import json
+import os
+from pathlib import Path
+
 import click
+
+from router.cli.options import json_option
+
+_RESULTS = Path("build/demo.json")
+#: Exit status after SIGINT and SIGTERM, as shells have it.
+_INTERRUPTED, _TERMINATED = 130, 143
+#: Cells of a line where no terminal says how many it has.
+_FILE_WIDTH = 120
 
 
 @click.command()
-def demo() -> None:
-    """Route, reward and learn on real LLM outcomes."""
+@click.option("--arms", type=click.Choice(["9", "3"]), default="9", show_default=True, help="Which table of real outcomes.")
+@click.option(
+    "--assignment",
+    type=click.Choice(["per_request", "sticky_hash", "sticky_stored"]),
+    default="per_request",
+    show_default=True,
+    help="How arms are assigned; sticky ones to users with several prompts each.",
+)
+@click.option("--prompts", type=click.IntRange(1), help="Drive only so many prompts.  [default: all]")
+@click.option(
+    "--seed", type=click.IntRange(0), default=1, show_default=True, help="Of the prompts' order and the users' behaviour."
+)
+@click.option("--workers", type=click.IntRange(1, 16), default=2, show_default=True, help="Processes of the router.")
+@click.option(
+    "--picture",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("build/demo.png"),
+    show_default=True,
+    help="Where the picture goes.",
+)
+@click.option(
+    "--keep",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Keep the router's data in this new directory.  [default: a temporary one, removed at the end]",
+)
+@click.option("--plain", is_flag=True, help="Print lines instead of the live view.")
+@json_option
+def demo(
+    arms: str,
+    assignment: str,
+    prompts: int | None,
+    seed: int,
+    workers: int,
+    picture: Path,
+    keep: Path | None,
+    plain: bool,
+    as_json: bool,
+) -> None:
+    """Route, reward and learn on real LLM outcomes, then check every promise.
+
+    Starts a router on its own Postgres, drives real prompts through it over gRPC, and turns the real score of each answer
+    into what users do next. Writes build/demo.json and a picture. Exits with status 1 unless every check holds.
+    """
+    import asyncio
+
+    from rich.console import Console
+
+    from router.cli.main import fail
+    from router.demo.report import document, show
+    from router.demo.run import Options, run_demo
+    from router.demo.service import ServiceError
+
+    if keep is not None and keep.exists() and any(keep.iterdir()):
+        raise click.UsageError(f"--keep {keep}: holds files already; choose a directory that is new or empty")
+    # With --json, standard output is the document alone.
+    console = Console(stderr=as_json)
+    if not console.is_terminal:
+        console.width = _FILE_WIDTH
+    options = Options(
+        arms=int(arms),
+        assignment=assignment,
+        seed=seed,
+        workers=workers,
+        prompts=prompts,
+        picture=picture,
+        keep=keep,
+        plain=plain or bool(os.environ.get("CI")),
+    )
+    try:
+        result = asyncio.run(run_demo(options, console))
+    except ServiceError as error:
+        fail(str(error))
+    except (KeyboardInterrupt, asyncio.CancelledError) as interruption:
+        click.echo("interrupted: the router is stopped" + ("" if keep else " and its data removed"), err=True)
+        raise SystemExit(_INTERRUPTED if isinstance(interruption, KeyboardInterrupt) else _TERMINATED) from None
+    found = document(result)
+    _RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    _RESULTS.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        show(result, console)
+        console.print(f"\n{picture} and {_RESULTS} written; {result.seconds['total']:.1f} s in all", highlight=False)
+        if keep is not None:
+            console.print(f"look around: bandit-router serve --data-dir {keep}", highlight=False, soft_wrap=True)
+    if not result.passed:
+        raise SystemExit(1)

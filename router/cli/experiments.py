@@ -100,7 +100,7 @@ def _moved(stub: experiments_pb2_grpc.ExperimentServiceStub, stored: pb.Experime
     """Bring an experiment to the state that its file asks for."""
     key = {"experiment_id": stored.experiment_id, "etag": stored.etag}
     state = stored.state
-    if wanted != "draft" and state == pb.STATE_DRAFT:
+    if wanted in (None, "running") and state == pb.STATE_DRAFT:
         stored = stub.StartExperiment(pb.StartExperimentRequest(**key), timeout=_TIMEOUT_S).experiment
         key["etag"], state = stored.etag, stored.state
     if wanted == "running" and state == pb.STATE_PAUSED:

@@ -1,6 +1,7 @@
 """ExperimentService: definitions and states."""
 
 import binascii
+import contextlib
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterable
 
@@ -12,6 +13,7 @@ from router.services import Context
 from router.storage import experiments
 from router.storage.database import Connection, Database
 from router.storage.errors import AlreadyExistsError as KeyTakenError
+from router.storage.errors import StorageError
 from router.v1 import experiments_pb2 as pb
 from router.v1 import experiments_pb2_grpc
 
@@ -118,7 +120,10 @@ class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
     async def _changed(self, incarnation: int) -> None:
         """Let this replica know at once, and the others within milliseconds."""
         self._announce([incarnation])
-        await self._registry.refresh_now(incarnation)
+        self._registry.wake([incarnation])
+        # The change is stored: that this replica cannot read it back just now is no reason to call it failed.
+        with contextlib.suppress(StorageError):
+            await self._registry.refresh_now(incarnation)
 
 
 def _check_etag(current: Definition, etag: str) -> None:

@@ -13,10 +13,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from router.storage.errors import StorageError, translated
 
-__all__ = ["Connection", "Database", "DatabaseUrl", "check_server", "connect"]
+__all__ = ["CONNECTIONS_PER_WORKER", "Connection", "Database", "DatabaseUrl", "check_server", "connect"]
 
 OLDEST_MAJOR = 14
 _CONNECT_TIMEOUT_S = 5
+_POOL_SIZE = 4
+#: A pool for cold paths, and one connection each for events, decisions, listening and announcing.
+CONNECTIONS_PER_WORKER = _POOL_SIZE + 4
+#: A statement of a service waits this long for a lock before it gives up and is tried again.
+_LOCK_TIMEOUT_S = 10
 _APPLICATION = "bandit-router"
 
 
@@ -52,6 +57,8 @@ class DatabaseUrl:
             application_name=_APPLICATION,
             connect_timeout=_CONNECT_TIMEOUT_S,
             options=_options(self.url),
+            # A network that swallows packets must not hold up feedback for the kernel's quarter of an hour.
+            tcp_user_timeout=15_000,
             keepalives_idle=10,
             keepalives_interval=5,
             keepalives_count=3,
@@ -66,12 +73,12 @@ def _options(url: str) -> str:
 class Database:
     """Connections to one database. Cold paths share a pool; each hot path owns a connection."""
 
-    def __init__(self, url: DatabaseUrl, *, pool_size: int = 4) -> None:
+    def __init__(self, url: DatabaseUrl) -> None:
         self.url = url
         self._engine: AsyncEngine = create_async_engine(
             URL.create("postgresql+psycopg"),
             async_creator=self.connect,
-            pool_size=pool_size,
+            pool_size=_POOL_SIZE,
             max_overflow=0,
             pool_timeout=_CONNECT_TIMEOUT_S,
             pool_pre_ping=True,
@@ -79,7 +86,19 @@ class Database:
 
     async def connect(self, *, autocommit: bool = False) -> psycopg.AsyncConnection[Any]:
         """Open a connection of one's own."""
-        return await psycopg.AsyncConnection.connect(self.url.conninfo(), autocommit=autocommit)
+        connection = await psycopg.AsyncConnection.connect(self.url.conninfo(), autocommit=True)
+        try:
+            # What is acknowledged is on disk, whatever this role's default; a stricter setting is kept.
+            await connection.execute(
+                "SELECT set_config('lock_timeout', %s, false), CASE WHEN current_setting('synchronous_commit') = 'off'"
+                " THEN set_config('synchronous_commit', 'on', false) END",
+                (f"{_LOCK_TIMEOUT_S}s",),
+            )
+            await connection.set_autocommit(autocommit)
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[Connection]:

@@ -17,6 +17,30 @@ from router.storage.errors import StorageError, translated
 _LOCK = 7_261_180_211
 
 
+# Roles belong to the whole cluster, and making one takes a privilege that a managed Postgres may withhold. So this runs
+# at every start: once an administrator has created the role, it gets its grants.
+_LET_ANALYSTS_READ = """
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'bandit_router_reader') THEN
+        CREATE ROLE bandit_router_reader NOLOGIN;
+    END IF;
+EXCEPTION
+    WHEN insufficient_privilege OR duplicate_object OR unique_violation THEN NULL;
+END $$;
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'bandit_router_reader') THEN
+        EXECUTE format('GRANT USAGE ON SCHEMA %I TO bandit_router_reader', current_schema());
+        GRANT SELECT ON experiments, arms, reward_rules, policy_versions, evidence, allocations, decisions, events,
+            outcomes, posterior_latest, decision_log TO bandit_router_reader;
+    END IF;
+EXCEPTION
+    WHEN insufficient_privilege THEN NULL;
+END $$;
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class SchemaState:
     """Where a database's schema stands."""
@@ -61,7 +85,7 @@ def _state(connection: psycopg.Connection[tuple[object, ...]]) -> SchemaState:
 
 
 def migrate(url: DatabaseUrl) -> SchemaState:
-    """Apply pending migrations, each in its own transaction, and return where the schema stood before.
+    """Apply pending migrations, all or none, let analysts read, and return where the schema stood before.
 
     Waits for another process that is migrating. Raises StorageError if the database is newer than this version, holds
     tables that are not ours under our names, or refuses a statement; a failed migration leaves nothing behind.
@@ -70,10 +94,11 @@ def migrate(url: DatabaseUrl) -> SchemaState:
         check_server(guard)
         guard.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
         before = _state(guard)
-        if not before.pending:
-            return before
-        _check_known(before)
-        _upgrade(url, before)
+        if before.pending:
+            _check_known(before)
+            _upgrade(url, before)
+        with translated():
+            guard.execute(_LET_ANALYSTS_READ)
         return before
 
 

@@ -15,17 +15,28 @@ _LOCK = 7_261_180_212
 
 
 async def ensure_partitions(connection: psycopg.AsyncConnection[Any], days: Iterable[date]) -> None:
-    """Create what is missing of the partitions of `days` (UTC), in one transaction."""
+    """Create what is missing of the partitions of `days` (UTC), in one transaction.
+
+    A table is made by itself and then attached: CREATE TABLE … PARTITION OF would lock the parent against everybody, and
+    so wait for every reader and hold up every writer behind it.
+    """
     with translated():
         async with connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
             for day in sorted(set(days)):
-                for table in PARTITIONED:
-                    await connection.execute(
-                        sql.SQL("CREATE TABLE IF NOT EXISTS {} PARTITION OF {} FOR VALUES FROM ({}) TO ({})").format(
-                            sql.Identifier(f"{table}_{day:%Y%m%d}"),
-                            sql.Identifier(table),
-                            sql.Literal(day.isoformat()),
-                            sql.Literal((day + timedelta(days=1)).isoformat()),
-                        )
-                    )
+                for parent in PARTITIONED:
+                    await _ensure_partition(connection, parent, day)
+
+
+async def _ensure_partition(connection: psycopg.AsyncConnection[Any], parent: str, day: date) -> None:
+    name = f"{parent}_{day:%Y%m%d}"
+    found = await (await connection.execute("SELECT to_regclass(%s)", (name,))).fetchone()
+    if found is not None and found[0] is not None:
+        return
+    table, partitioned = sql.Identifier(name), sql.Identifier(parent)
+    await connection.execute(sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING ALL)").format(table, partitioned))
+    await connection.execute(
+        sql.SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES FROM ({}) TO ({})").format(
+            partitioned, table, sql.Literal(day.isoformat()), sql.Literal((day + timedelta(days=1)).isoformat())
+        )
+    )

@@ -10,6 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from bandit.reward import Evidence
 
 CHANNEL = "bandit_router"
+#: An incarnation has up to 19 digits.
+_PER_PAYLOAD = 350
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +58,10 @@ async def read_versions(connection: AsyncConnection) -> dict[int, tuple[int, int
     return {row.incarnation: (row.policy_version, row.definition_version) for row in rows}
 
 
-def notification(incarnations: Iterable[int]) -> str:
-    """Return the payload that says that these experiments changed."""
-    return ",".join(str(incarnation) for incarnation in sorted(incarnations))
+def notifications(incarnations: Iterable[int]) -> list[str]:
+    """Return the payloads that say that these experiments changed, each within Postgres' limit of 8,000 bytes."""
+    words = [str(incarnation) for incarnation in sorted(incarnations)]
+    return [",".join(words[i : i + _PER_PAYLOAD]) for i in range(0, len(words), _PER_PAYLOAD)]
 
 
 def notified(payload: str) -> list[int]:

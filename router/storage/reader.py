@@ -15,8 +15,8 @@ from sqlalchemy import text
 from router.experiment import Definition
 from router.storage import experiments
 from router.storage.database import Database
-from router.storage.errors import StorageUnavailableError, translated
-from router.storage.policies import CHANNEL, EvidenceReading, notification, notified, read_evidence, read_versions
+from router.storage.errors import StorageError, StorageUnavailableError, translated
+from router.storage.policies import CHANNEL, EvidenceReading, notifications, notified, read_evidence, read_versions
 from router.storage.sticky import STICKY_CHANNEL
 
 log = logging.getLogger(__name__)
@@ -101,12 +101,13 @@ class Announcer:
             while True:
                 await self._work.wait()
                 self._work.clear()
-                payload = notification(self._pending)
+                payloads = notifications(self._pending)
                 self._pending.clear()
                 try:
                     with translated():
-                        await self._send(payload)
-                except StorageUnavailableError as error:
+                        for payload in payloads:
+                            await self._send(payload)
+                except StorageError as error:
                     log.warning("could not tell other replicas of changes: %s", error)
                     await self._close()
         finally:

@@ -70,7 +70,8 @@ class RouterServiceServicer:
         Limits: one arm of one experiment; needs Postgres only for the first sight of a unit under sticky_stored, and
         then waits at most 25 ms for it.
         Errors: INVALID_ARGUMENT (INVALID_FIELD, ARM_NOT_FOUND), NOT_FOUND (EXPERIMENT_NOT_FOUND), FAILED_PRECONDITION
-        (EXPERIMENT_NOT_RUNNING, NO_ELIGIBLE_ARM), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE (SHUTTING_DOWN).
+        (EXPERIMENT_NOT_RUNNING, NO_ELIGIBLE_ARM), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE (STORAGE_UNAVAILABLE, for an
+        experiment that this replica has not seen yet).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,7 +42,8 @@ class RouterServiceStub:
     Limits: one arm of one experiment; needs Postgres only for the first sight of a unit under sticky_stored, and
     then waits at most 25 ms for it.
     Errors: INVALID_ARGUMENT (INVALID_FIELD, ARM_NOT_FOUND), NOT_FOUND (EXPERIMENT_NOT_FOUND), FAILED_PRECONDITION
-    (EXPERIMENT_NOT_RUNNING, NO_ELIGIBLE_ARM), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE (SHUTTING_DOWN).
+    (EXPERIMENT_NOT_RUNNING, NO_ELIGIBLE_ARM), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE (STORAGE_UNAVAILABLE, for an
+    experiment that this replica has not seen yet).
     """
     BatchRoute: _grpc.UnaryUnaryMultiCallable[_routing_pb2.BatchRouteRequest, _routing_pb2.BatchRouteResponse]
     """Routes up to 1,000 requests in one call.
@@ -85,7 +86,8 @@ class RouterServiceAsyncStub(RouterServiceStub):
     Limits: one arm of one experiment; needs Postgres only for the first sight of a unit under sticky_stored, and
     then waits at most 25 ms for it.
     Errors: INVALID_ARGUMENT (INVALID_FIELD, ARM_NOT_FOUND), NOT_FOUND (EXPERIMENT_NOT_FOUND), FAILED_PRECONDITION
-    (EXPERIMENT_NOT_RUNNING, NO_ELIGIBLE_ARM), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE (SHUTTING_DOWN).
+    (EXPERIMENT_NOT_RUNNING, NO_ELIGIBLE_ARM), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE (STORAGE_UNAVAILABLE, for an
+    experiment that this replica has not seen yet).
     """
     BatchRoute: _aio.UnaryUnaryMultiCallable[_routing_pb2.BatchRouteRequest, _routing_pb2.BatchRouteResponse]  # type: ignore[assignment]
     """Routes up to 1,000 requests in one call.
@@ -131,7 +133,8 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
         Limits: one arm of one experiment; needs Postgres only for the first sight of a unit under sticky_stored, and
         then waits at most 25 ms for it.
         Errors: INVALID_ARGUMENT (INVALID_FIELD, ARM_NOT_FOUND), NOT_FOUND (EXPERIMENT_NOT_FOUND), FAILED_PRECONDITION
-        (EXPERIMENT_NOT_RUNNING, NO_ELIGIBLE_ARM), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE (SHUTTING_DOWN).
+        (EXPERIMENT_NOT_RUNNING, NO_ELIGIBLE_ARM), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE (STORAGE_UNAVAILABLE, for an
+        experiment that this replica has not seen yet).
         """
 
     @_abc_1.abstractmethod
