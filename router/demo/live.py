@@ -154,7 +154,7 @@ def standings_table(standings: Sequence[Standing], width: int) -> Table:
     table.add_column("chosen", justify="right", no_wrap=True)
     table.add_column("traffic now" if wide else "now", no_wrap=True)
     table.add_column("mean", justify="right", no_wrap=True)
-    table.add_column(f"0{'95 % interval':^{drawing - 2}}1", no_wrap=True)
+    table.add_column(f"0{'95 % interval' if wide else '95 %':^{drawing - 2}}1", no_wrap=True)
     table.add_column("P(best)", justify="right", no_wrap=True)
     leader = max(standings, key=lambda standing: standing.probability_best)
     for standing in standings:
