@@ -17,8 +17,8 @@ from router.sticky import StickyUnits
 from router.tokens import DecisionToken, TokenCodec
 from router.v1 import routing_pb2
 
-#: Retries of this many recent requests get the very same reply from the same process.
-_REPLIES_KEPT = 8_192
+#: Memory for the replies of recent requests: a retry gets the very same reply from the same process.
+_REPLIES_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,14 @@ class Decision:
 
     reply: routing_pb2.RouteResponse
     choice: Choice
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    request: routing_pb2.RouteRequest
+    decision: Decision
+    #: Bytes of memory, about.
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +63,8 @@ class Decider:
         self._journal = journal
         self._clock_us = clock_us
         self._rng = rng
-        self._replies: OrderedDict[tuple[int, str], Decision] = OrderedDict()
+        self._replies: OrderedDict[tuple[int, str], _Remembered] = OrderedDict()
+        self._replies_bytes = 0
 
     async def decide(self, request: routing_pb2.RouteRequest) -> Decision:
         """Answer one valid request. Waits only for an experiment or a stored unit that this process has not seen.
@@ -63,12 +72,14 @@ class Decider:
         Raises ServiceErrors as the Route RPC documents them.
         """
         entry = self._registry.current(request.experiment_id)
-        if entry is None or (entry.policy is None and entry.definition.state == "running"):
+        if entry is None:
             entry = await self._registry.lookup(request.experiment_id)
+        if entry.policy is None:
+            entry = await self._registry.confirm(entry)
         policy = _running(entry)
         incarnation = policy.definition.incarnation
         if request.request_id:
-            known = self._replies.get((incarnation, request.request_id))
+            known = self._known(incarnation, request)
             if known is not None:
                 return known
         try:
@@ -78,15 +89,30 @@ class Decider:
                 f"eligible_arm_ids: {error} in experiment {request.experiment_id!r}", reason="NO_ELIGIBLE_ARM"
             ) from error
         pick = await self._pick(policy, choice, request)
-        if request.request_id and (known := self._replies.get((incarnation, request.request_id))) is not None:
-            # While this one waited for Postgres, a retry of it was answered.
+        # While this one waited for Postgres, a retry of it may have been answered.
+        known = self._known(incarnation, request)
+        if known is not None:
             return known
         decision = self._record(policy, choice, pick, request)
         if request.request_id:
-            self._replies[(incarnation, request.request_id)] = decision
-            if len(self._replies) > _REPLIES_KEPT:
-                self._replies.popitem(last=False)
+            self._remember(incarnation, request, decision)
         return decision
+
+    def _known(self, incarnation: int, request: routing_pb2.RouteRequest) -> Decision | None:
+        """Return the decision of an equal request of the same id; another request under that id is decided by itself."""
+        found = self._replies.get((incarnation, request.request_id)) if request.request_id else None
+        return found.decision if found is not None and found.request == request else None
+
+    def _remember(self, incarnation: int, request: routing_pb2.RouteRequest, decision: Decision) -> None:
+        key = (incarnation, request.request_id)
+        replaced = self._replies.pop(key, None)
+        # In memory, a message takes several times its serialized size.
+        size = 8 * (decision.reply.ByteSize() + request.ByteSize()) + 200 * len(decision.choice.entries)
+        self._replies[key] = _Remembered(request, decision, size)
+        self._replies_bytes += size - (replaced.size if replaced is not None else 0)
+        while self._replies_bytes > _REPLIES_BYTES:
+            _, oldest = self._replies.popitem(last=False)
+            self._replies_bytes -= oldest.size
 
     async def _pick(self, policy: Policy, choice: Choice, request: routing_pb2.RouteRequest) -> _Pick:
         if request.force_arm_id:
@@ -138,7 +164,7 @@ class Decider:
         decision_id, raw = self._codec.mint(
             DecisionToken(
                 incarnation=policy.definition.incarnation,
-                decision_key=self._decision_key(policy, request, now_us),
+                decision_key=self._decision_key(policy, request, pick, now_us),
                 arm=arm.number,
                 reward_rule_version=policy.definition.reward_rule_version,
                 learned=pick.reason != routing_pb2.REASON_FORCED,
@@ -171,10 +197,16 @@ class Decider:
             return keyed_number(self._codec.secret, str(policy.definition.incarnation), request.request_id)
         return self._rng.random()
 
-    def _decision_key(self, policy: Policy, request: routing_pb2.RouteRequest, now_us: int) -> bytes:
-        """A UUIDv7, or for a request id a UUIDv8 that is the same on every replica."""
+    def _decision_key(self, policy: Policy, request: routing_pb2.RouteRequest, pick: _Pick, now_us: int) -> bytes:
+        """A UUIDv7, or for a request id a UUIDv8 that is the same on every replica that draws the same arm.
+
+        A retry that another replica answers with another arm, because its policy is newer, is a decision of its own: an
+        outcome must never be laid to an arm that did not earn it.
+        """
         if request.request_id:
-            text = struct.pack("!Q", policy.definition.incarnation) + request.request_id.encode()
+            forced = pick.reason == routing_pb2.REASON_FORCED
+            head = struct.pack("!QH?", policy.definition.incarnation, policy.arms[pick.position].number, forced)
+            text = head + request.request_id.encode()
             key = bytearray(blake2b(text, key=self._codec.secret, digest_size=16, person=b"decision key").digest())
             version = 0x80
         else:
@@ -221,7 +253,7 @@ def _position(policy: Policy, arm_id: str, field: str) -> int:
     if position is None:
         raise InvalidArgumentError(
             f"{field}: {arm_id!r} is not an active arm of experiment {policy.definition.experiment_id!r}; active are"
-            f" {', '.join(sorted(policy.position))}",
+            f" {', '.join(sorted(policy.position)[:10])}{' and others' if len(policy.position) > 10 else ''}",
             reason="ARM_NOT_FOUND",
             metadata={"arm_id": arm_id},
         )

@@ -26,6 +26,18 @@ class FieldViolation:
     description: str
 
 
+# Details travel in trailers, of which clients take 8 KiB; a character outside ASCII takes up to twelve bytes there.
+_MESSAGE_CHARACTERS = 250
+_SHOWN_VIOLATIONS = 10
+_SHOWN_CHARACTERS = 100
+
+
+def _cut(text: str, characters: int) -> str:
+    """Shorten a text, and escape what would not travel or would break a line of a log."""
+    plain = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: characters + 1])
+    return plain if len(plain) <= characters else plain[: characters - 1] + "…"
+
+
 class ServiceError(Exception):
     """A call that ends in an error; `reason` is the name of an ErrorReason without its prefix."""
 
@@ -59,8 +71,10 @@ class ServiceError(Exception):
             details.append(
                 error_details_pb2.BadRequest(
                     field_violations=[
-                        error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description)
-                        for v in self.violations
+                        error_details_pb2.BadRequest.FieldViolation(
+                            field=_cut(v.field, _SHOWN_CHARACTERS), description=_cut(v.description, _SHOWN_CHARACTERS)
+                        )
+                        for v in self.violations[:_SHOWN_VIOLATIONS]
                     ]
                 )
             )
@@ -74,7 +88,7 @@ class ServiceError(Exception):
             any_detail.Pack(detail)
             packed.append(any_detail)
         number: int = self.code.value[0]
-        return status_pb2.Status(code=number, message=self.message, details=packed)
+        return status_pb2.Status(code=number, message=_cut(self.message, _MESSAGE_CHARACTERS), details=packed)
 
 
 class InvalidArgumentError(ServiceError):

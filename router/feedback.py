@@ -7,6 +7,7 @@ from typing import Any
 from bandit.reward import Rank, Signal, clamp_occurred_at, to_micros
 from router.errors import InvalidArgumentError, NotFoundError
 from router.experiment import Definition
+from router.messages import is_duration
 from router.registry import Registry
 from router.storage.events import EventRow, EventStatus
 from router.tokens import DecisionToken, TokenCodec
@@ -108,6 +109,8 @@ def _details(request: routing_pb2.RewardRequest, kind: str) -> dict[str, Any] | 
     elif kind == "call":
         call = request.call
         if call.HasField("latency"):
+            if not is_duration(call.latency):
+                raise InvalidArgumentError.of_field("call.latency", "must have nanos below 1,000,000,000, and not below 0")
             details["latency_ms"] = call.latency.ToMicroseconds() / 1e3
         for name in ("input_tokens", "output_tokens", "cost_usd"):
             if call.HasField(name):

@@ -71,14 +71,17 @@ class Ingest:
         """Begin to commit."""
         self._task = asyncio.create_task(self._run(), name="ingest")
 
-    async def stop(self) -> None:
-        """Commit what waits, then end."""
-        while self._queue and self._task is not None and not self._task.done():
-            await asyncio.wait([waiting.stored for waiting in self._queue])
+    async def stop(self, timeout_s: float = 5.0) -> None:
+        """Commit what waits, as long as Postgres takes it, then end; what is left fails with SHUTTING_DOWN."""
         if self._task is not None:
+            waiting = [waiting.stored for waiting in self._queue]
+            if waiting and not self._task.done():
+                await asyncio.wait(waiting, timeout=timeout_s)
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
+        _fail(self._queue, _stopping())
+        self._queue.clear()
         await self._store.close()
 
     async def _run(self) -> None:
@@ -90,7 +93,7 @@ class Ingest:
             try:
                 await self._commit(batch)
             except asyncio.CancelledError:
-                _fail(batch, UnavailableError("this replica stops", reason="SHUTTING_DOWN", retry_after_ms=0))
+                _fail(batch, _stopping())
                 raise
             except Exception:
                 log.exception("committing %d events failed", len(batch))
@@ -131,6 +134,10 @@ class Ingest:
             _resolve(waiting, waiting.row.key in result.stored)
         self._announce(result.moved)
         return {}
+
+
+def _stopping() -> UnavailableError:
+    return UnavailableError("this replica stops: send the event to another", reason="SHUTTING_DOWN", retry_after_ms=0)
 
 
 def _resolve(waiting: _Waiting, stored: bool) -> None:

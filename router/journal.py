@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from router.errors import ResourceExhaustedError
+from router.errors import ResourceExhaustedError, ServiceError
 from router.policy import Choice, Policy
 from router.storage.decisions import AllocationRow, DecisionRow
 from router.storage.errors import RefusedRowError, StorageError, StorageUnavailableError
@@ -96,7 +96,6 @@ class Journal:
         self._codec = codec
         self._segment_bytes = segment_bytes
         self._spool_bytes = spool_bytes
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._segments: list[_Segment] = []
         self._current = self._new_segment()
         self._logged_allocations: set[bytes] = set()
@@ -182,6 +181,7 @@ class Journal:
         self._undrained += written
 
     def _new_segment(self) -> _Segment:
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         name = f"{time.time_ns():020d}-{secrets.token_hex(4)}"
         temporary = self._directory / f"{name}.new"
         file = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -251,25 +251,29 @@ class Journal:
         try:
             await self._store.store(allocations, decisions)
         except RefusedRowError as error:
-            if len(decisions) <= 1:
-                log.error("Postgres refuses decision %s: %s", [row.decision_key.hex() for row in decisions], error)
-                return
-            middle = len(decisions) // 2
-            await self._stored(allocations, decisions[:middle])
-            await self._stored(allocations, decisions[middle:])
+            halves = [(allocations, []), ([], decisions)] if allocations and decisions else _halves(allocations, decisions)
+            if not halves:
+                refused = [row.allocation_id.hex() for row in allocations] + [row.decision_key.hex() for row in decisions]
+                log.error("Postgres refuses %s for good: %s", refused, error)
+            for half in halves:
+                await self._stored(*half)
 
     def _set_aside(self, segment: _Segment) -> int:
-        """Keep the rest of a segment, which does not begin with a whole record, for people; returns its size.
+        """Keep for people what is not a record, up to the next one that is; returns its size.
 
         A tail that a crash cut short was never answered; anything else is damage to the disk.
         """
         rest = os.pread(segment.file, segment.size - segment.drained, segment.drained)
+        gap = rest[: _next_record(rest)]
         path = segment.path.with_suffix(f".{segment.drained}.damaged")
-        path.write_bytes(rest)
+        with contextlib.suppress(OSError):  # a full disk must not keep the records after it from Postgres
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            os.write(file, gap)
+            os.close(file)
         log.error(
-            "%s: %d bytes from byte %d on are not a record; kept as %s", segment.path.name, len(rest), segment.drained, path
+            "%s: %d bytes from byte %d on are no record; kept as %s", segment.path.name, len(gap), segment.drained, path
         )
-        return len(rest)
+        return len(gap)
 
     def _adopt(self) -> None:
         """Take over the segments of processes that died."""
@@ -294,17 +298,48 @@ class Journal:
 
 
 def parse_records(data: bytes, codec: TokenCodec) -> tuple[list[AllocationRow], list[DecisionRow], int]:
-    """Return the whole, undamaged records at the start of `data` and how many bytes they take."""
+    """Return the whole, undamaged records at the start of `data` and how many bytes they take.
+
+    A record that says nothing to this process, such as one signed with a key that it lacks, is logged and passed over.
+    """
     allocations: list[AllocationRow] = []
     decisions: list[DecisionRow] = []
     used = 0
     for kind, payload, end in _frames(data):
-        if kind == _ALLOCATION:
-            allocations.append(_allocation_row(payload))
-        elif kind == _DECISION:
-            decisions.append(_decision_row(payload, codec))
+        try:
+            if kind == _ALLOCATION:
+                allocations.append(_allocation_row(payload))
+            elif kind == _DECISION:
+                decisions.append(_decision_row(payload, codec))
+        except (ServiceError, ValueError, struct.error) as error:
+            log.error("a record of the decision journal is passed over: %s: %s", error, payload.hex())
         used = end
     return allocations, decisions, used
+
+
+def _halves(
+    allocations: list[AllocationRow], decisions: list[DecisionRow]
+) -> list[tuple[list[AllocationRow], list[DecisionRow]]]:
+    """Divide a chunk of one kind; nothing if it cannot be divided."""
+    a, d = len(allocations) // 2, len(decisions) // 2
+    if not a and not d:
+        return []
+    return [(allocations[:a], decisions[:d]), (allocations[a:], decisions[d:])]
+
+
+def _next_record(data: bytes) -> int:
+    """Return where the next whole, undamaged record begins after the first byte; the end if there is none."""
+    for offset in range(1, len(data) - _FRAME.size):
+        if data[offset : offset + 1] in (_DECISION, _ALLOCATION):
+            _, length, checksum = _FRAME.unpack_from(data, offset)
+            start = offset + _FRAME.size
+            if (
+                length <= _CHUNK_BYTES
+                and start + length <= len(data)
+                and zlib.crc32(data[start : start + length]) == checksum
+            ):
+                return offset
+    return len(data)
 
 
 def _frames(data: bytes) -> Iterator[tuple[bytes, bytes, int]]:
@@ -355,4 +390,5 @@ def _decision_row(payload: bytes, codec: TokenCodec) -> DecisionRow:
 
 
 def _disk_refuses(error: OSError) -> ResourceExhaustedError:
+    log.error("the decision journal cannot be written, so Route refuses: %s", error)
     return ResourceExhaustedError(f"the decision journal cannot be written: {error.strerror or error}", retry_after_ms=1000)

@@ -4,6 +4,7 @@ import json
 import math
 from typing import Any
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.struct_pb2 import Struct, Value
 
@@ -12,6 +13,11 @@ from router.experiment import Arm, Definition, NewArm, NewDefinition
 from router.experiment_rules import cross_field_problems
 from router.v1 import experiments_pb2, types_pb2
 
+_NO_DURATION = "must have nanos below 1,000,000,000, of the same sign as seconds"
+#: Parsers stop at a hundred messages within one another, and each level of a config takes three.
+_DEEPEST_CONFIG = 16
+#: A reply holds this many retired arms at most: experiments live long, and messages have a limit.
+_RETIRED_SHOWN = 100
 _NUL = "holds a NUL character, which Postgres cannot store"
 _STATES = {
     "draft": experiments_pb2.STATE_DRAFT,
@@ -33,6 +39,12 @@ def new_definition(experiment: experiments_pb2.Experiment) -> NewDefinition:
         FieldViolation(f"experiment.{problem.path}", f"{problem.message}{f' ({problem.hint})' if problem.hint else ''}")
         for problem in cross_field_problems(experiment)
     ]
+    for path, duration in (
+        ("assignment.ttl", experiment.assignment.ttl),
+        ("reward_rule.attribution_window", experiment.reward_rule.attribution_window),
+    ):
+        if not is_duration(duration):
+            violations.append(FieldViolation(f"experiment.{path}", _NO_DURATION))
     for i, arm in enumerate(experiment.arms):
         fault = _config_fault(arm.config)
         if fault:
@@ -79,7 +91,7 @@ def experiment_message(definition: Definition, policy_version: int) -> experimen
     message = experiments_pb2.Experiment(
         experiment_id=definition.experiment_id,
         description=definition.description,
-        arms=[_arm_message(arm) for arm in definition.arms],
+        arms=[_arm_message(arm) for arm in _shown(definition)],
         state=_STATES[definition.state],
         etag=definition.etag,
         policy_version=policy_version,
@@ -93,6 +105,11 @@ def experiment_message(definition: Definition, policy_version: int) -> experimen
     message.create_time.FromDatetime(definition.created_at)
     message.update_time.FromDatetime(definition.updated_at)
     return message
+
+
+def _shown(definition: Definition) -> list[Arm]:
+    retired = sorted((arm for arm in definition.arms if not arm.active), key=lambda arm: arm.number)
+    return [*definition.active_arms, *retired[-_RETIRED_SHOWN:]]
 
 
 def _arm_message(arm: Arm) -> types_pb2.Arm:
@@ -119,25 +136,34 @@ def _stored(
     return stored
 
 
-def _config_fault(config: Struct) -> str:
-    """Return why Postgres could not store this config, or nothing."""
+def is_duration(duration: Duration) -> bool:
+    """Whether a Duration is within its own definition: nanos below a second, and of the same sign as seconds."""
+    return abs(duration.nanos) < 1_000_000_000 and duration.seconds * duration.nanos >= 0
+
+
+def _config_fault(config: Struct, depth: int = 1) -> str:
+    """Return why this config cannot be stored and sent, or nothing."""
+    if depth > _DEEPEST_CONFIG:
+        return f"is nested deeper than {_DEEPEST_CONFIG} levels"
     for key, value in config.fields.items():
-        fault = _NUL if "\x00" in key else _value_fault(value)
+        fault = _NUL if "\x00" in key else _value_fault(value, depth)
         if fault:
             return fault
     return ""
 
 
-def _value_fault(value: Value) -> str:
+def _value_fault(value: Value, depth: int) -> str:
     match value.WhichOneof("kind"):
         case "string_value":
             return _NUL if "\x00" in value.string_value else ""
         case "number_value":
             return "" if math.isfinite(value.number_value) else "holds NaN or an infinity, which JSON cannot express"
         case "struct_value":
-            return _config_fault(value.struct_value)
+            return _config_fault(value.struct_value, depth + 1)
         case "list_value":
-            return next((fault for part in value.list_value.values if (fault := _value_fault(part))), "")
+            if depth >= _DEEPEST_CONFIG:
+                return f"is nested deeper than {_DEEPEST_CONFIG} levels"
+            return next((fault for part in value.list_value.values if (fault := _value_fault(part, depth + 1))), "")
         case None:
             return "holds a value without a kind"
         case _:

@@ -36,6 +36,8 @@ _COMPILE_SHARE = 0.2
 #: Ids that do not exist are looked up again after this long, or as soon as somebody creates one.
 _ABSENT_S = 1.0
 _ABSENT_KEPT = 10_000
+#: A call is refused for a state that was read this long ago at most, so that refusals cost Postgres little.
+_CONFIRMED_S = 0.05
 
 
 class PolicySource(Protocol):
@@ -64,6 +66,8 @@ class Entry:
     policy_version: int
     #: None where the experiment is not running.
     policy: Policy | None
+    #: When it was read, by the monotonic clock.
+    read_at_s: float
 
 
 class Registry:
@@ -111,6 +115,17 @@ class Registry:
         entry = self._entries.get(experiment_id)
         if entry is None:
             raise NotFoundError.of_experiment(experiment_id)
+        return entry
+
+    async def confirm(self, entry: Entry) -> Entry:
+        """Read an entry again before a call is refused for it: somebody may have started the experiment just now.
+
+        An entry that is younger than a message takes to arrive, or that cannot be read again, is returned as it is.
+        """
+        if self._clock() - entry.read_at_s < _CONFIRMED_S:
+            return entry
+        with contextlib.suppress(NotFoundError, UnavailableError):
+            return await self.lookup(entry.definition.experiment_id)
         return entry
 
     async def lookup_incarnation(self, incarnation: int) -> Entry | None:
@@ -219,6 +234,7 @@ class Registry:
 
     async def _refresh(self, incarnations: Sequence[int]) -> float:
         known = {i: e.definition.definition_version for i in incarnations if (e := self._by_incarnation.get(i))}
+        read_at_s = self._clock()
         definitions, readings = await self._source.read(incarnations, known)
         self._contact()
         fresh = {definition.incarnation: definition for definition in definitions}
@@ -238,7 +254,7 @@ class Registry:
             newest = self._by_incarnation.get(reading.incarnation)
             # While this one was compiled, a direct refresh may have put in a newer one.
             if newest is None or newest.policy_version <= reading.policy_version:
-                entry = Entry(definition, reading.policy_version, policy)
+                entry = Entry(definition, reading.policy_version, policy, read_at_s)
                 self._entries[definition.experiment_id] = entry
                 self._by_incarnation[reading.incarnation] = entry
         return seconds

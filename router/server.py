@@ -98,7 +98,9 @@ class Server:
             announcing = asyncio.create_task(announcer.run(), name="announcer")
             starting.push_async_callback(_cancelled, announcing)
 
-            sticky = StickyUnits(StickyTable(database), lambda: clocks.now_us() / 1e6)
+            assignments = StickyTable(database)
+            starting.push_async_callback(assignments.close)
+            sticky = StickyUnits(assignments, lambda: clocks.now_us() / 1e6)
             registry = Registry(PolicyReader(database), clocks.monotonic, sticky)
             await registry.start()
             starting.push_async_callback(registry.stop)

@@ -25,7 +25,7 @@ class Address:
         """Accept HOST:PORT, with an IPv6 host in brackets. Beyond loopback is refused."""
         host, colon, port = text.rpartition(":")
         host = host.strip("[]")
-        if not colon or not port.isdigit() or int(port) > 65_535 or not host:
+        if not colon or not (port.isascii() and port.isdecimal()) or int(port) > 65_535 or not host:
             raise SettingsError(f"--listen {text!r}: must be HOST:PORT, as in 127.0.0.1:50051")
         if not _is_loopback(host):
             raise SettingsError(

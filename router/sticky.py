@@ -22,8 +22,10 @@ _UNDER_WAY = 1_000
 class StickyStore(Protocol):
     """Where assignments are kept: `router.storage.sticky.StickyTable`."""
 
-    async def read(self, incarnation: int, unit_id: str) -> StickyAssignment | None:
-        """Return the unit's draw, if it has one."""
+    async def claim(
+        self, incarnation: int, unit_id: str, *, arm: int, propensity: float, now: datetime, ttl: timedelta | None
+    ) -> tuple[StickyAssignment, bool]:
+        """Store a first draw unless the unit has one; return the draw that is stored and whether it is this one."""
 
     async def store(
         self,
@@ -48,6 +50,8 @@ class StickyUnits:
         self._clock = clock
         self._wait_s = wait_s
         self._known: OrderedDict[tuple[int, str], StickyAssignment] = OrderedDict()
+        #: How often something was forgotten.
+        self._forgotten = 0
         self._tasks: set[asyncio.Task[tuple[StickyAssignment, bool]]] = set()
 
     def known(self, incarnation: int, unit_id: str) -> StickyAssignment | None:
@@ -57,10 +61,12 @@ class StickyUnits:
 
     def forget(self, incarnation: int, unit_id: str) -> None:
         """Have Postgres asked again: another replica drew the unit anew."""
+        self._forgotten += 1
         self._known.pop((incarnation, unit_id), None)
 
     def forget_all(self) -> None:
         """As `forget` for every unit: messages may have been missed."""
+        self._forgotten += 1
         self._known.clear()
 
     async def settle(
@@ -95,23 +101,26 @@ class StickyUnits:
         draw: Callable[[], tuple[int, float]],
         ttl: timedelta | None,
     ) -> tuple[StickyAssignment, bool]:
-        stored = await self._store.read(incarnation, unit_id)
-        drawn_now = False
-        if stored is None or not self._holds(stored) or not permitted(stored.arm):
-            arm, propensity = draw()
+        forgotten = self._forgotten
+        arm, propensity = draw()
+        now = datetime.fromtimestamp(self._clock(), UTC)
+        stored, drawn_now = await self._store.claim(incarnation, unit_id, arm=arm, propensity=propensity, now=now, ttl=ttl)
+        if not drawn_now and not (self._holds(stored) and permitted(stored.arm)):
             stored, drawn_now = await self._store.store(
                 incarnation,
                 unit_id,
-                previous_epoch=0 if stored is None else stored.epoch,
+                previous_epoch=stored.epoch,
                 arm=arm,
                 propensity=propensity,
-                now=datetime.fromtimestamp(self._clock(), UTC),
+                now=now,
                 ttl=ttl,
             )
-        self._known[(incarnation, unit_id)] = stored
-        self._known.move_to_end((incarnation, unit_id))
-        while len(self._known) > _REMEMBERED:
-            self._known.popitem(last=False)
+        # What was forgotten meanwhile may be this very unit, and the answer older than the message.
+        if forgotten == self._forgotten:
+            self._known[(incarnation, unit_id)] = stored
+            self._known.move_to_end((incarnation, unit_id))
+            while len(self._known) > _REMEMBERED:
+                self._known.popitem(last=False)
         return stored, drawn_now
 
     def _holds(self, assignment: StickyAssignment) -> bool:

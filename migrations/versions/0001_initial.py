@@ -195,7 +195,6 @@ CREATE VIEW decision_log AS
 SELECT x.experiment_id, d.decision_key, d.decided_at, a.arm_id, a.version AS arm_version, a.model, d.propensity,
        d.policy_version, d.reason, d.unit_id, d.session_id, d.turn_id, d.request_id, d.segment, d.prompt_fingerprint,
        d.prompt_similarity, o.reward_micros / 1e6 AS reward, o.occurred_at AS outcome_at,
-       (SELECT r.arm_id FROM arms r WHERE r.incarnation = o.incarnation AND r.arm = o.arm) AS rewarded_arm_id,
        (SELECT array_agg(b.arm_id ORDER BY t.i) FROM unnest(l.arms) WITH ORDINALITY t (arm, i)
         JOIN arms b ON b.incarnation = d.incarnation AND b.arm = t.arm) AS allocation_arm_ids,
        l.probabilities AS allocation
@@ -207,10 +206,9 @@ LEFT JOIN outcomes o ON o.decision_day = d.decision_day AND o.decision_key = d.d
 COMMENT ON VIEW decision_log IS 'Every decision with its arm, propensity and outcome, if it has one';
 COMMENT ON COLUMN decision_log.propensity IS 'Probability with which the arm was drawn, when it was drawn';
 COMMENT ON COLUMN decision_log.reward IS 'The outcome in [0, 1]; null while there is none';
-COMMENT ON COLUMN decision_log.rewarded_arm_id IS 'The arm that the outcome counts for: another than arm_id only where a request
-was retried on another replica after the policy moved, and the caller used that answer';
 COMMENT ON COLUMN decision_log.allocation IS 'The vector drawn from, aligned with allocation_arm_ids';
 """
+
 
 def upgrade() -> None:
     """Create everything."""

@@ -11,8 +11,9 @@
 they fall back is one shared piece of code, and retries are gRPC's own.
 
 Retries
-    gRPC repeats a call that met UNAVAILABLE, or CANCELLED by a router that shuts down. That is safe because each call carries one id, chosen before the first
-    attempt: `request_id` makes a repeated Route the same decision, `event_id` makes a repeated Reward change nothing.
+    gRPC repeats a call that met UNAVAILABLE, or CANCELLED by a router that shuts down. That is safe because each call
+    carries one id, chosen before the first attempt: with the same `request_id` a repeated Route is the same decision,
+    with the same `event_id` a repeated Reward changes nothing.
 
 Event ids
     A producer that may see its own input twice (a queue, a batch job, a restarted worker) should derive `event_id` from

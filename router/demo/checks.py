@@ -17,8 +17,9 @@ from router.demo.expect import Expectation
 from router.demo.records import LoggedDecision, Records
 from router.demo.users import micros
 
-#: The rate at which correct routing fails the test of its own propensities, at most. The counts of adaptively chosen arms
-#: vary less than a multinomial of their mean allocation, so the true rate is smaller: none of 20,000 simulated runs failed.
+#: The rate at which correct routing fails the test of its own propensities, about. The counts of adaptively chosen arms
+#: vary no more than a multinomial of their mean allocation, so Pearson's test is not too eager: of 800 simulated runs, p was
+#: below .1 in 9.8 %, below .01 in .6 %, and never below .001.
 FALSE_ALARM = 1e-4
 _LEAST_EXPECTED = 5.0
 
@@ -167,7 +168,7 @@ def propensities_honest(decisions: Sequence[LoggedDecision], arm_ids: Sequence[s
     return Check(
         "arms were drawn as logged",
         p >= FALSE_ALARM and not off and sums < 1e-9,
-        f"χ²({freedom}) = {statistic:.2f}, p = {p:.3f} over {len(decisions):,} draws; false alarms ≤ {FALSE_ALARM:g}",
+        f"χ²({freedom}) = {statistic:.2f}, p = {p:.3f} over {len(decisions):,} draws; false alarms {FALSE_ALARM:g}",
         {"statistic": statistic, "degrees_of_freedom": freedom, "p": p, "draws": len(decisions), "propensities_off": off},
     )
 

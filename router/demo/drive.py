@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,17 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
-from router.client import AsyncRouterClient, CallReport, Reason, RewardEvent, RewardResult, RouterError, Status
+from router.client import (
+    AsyncRouterClient,
+    CallReport,
+    Decision,
+    FailedPrecondition,
+    Reason,
+    RewardEvent,
+    RewardResult,
+    RouterError,
+    Status,
+)
 from router.demo.data import Table
 from router.demo.users import LONGEST_LAG, Event, feedback
 
@@ -35,6 +46,8 @@ _BATCH_WAIT_S = 0.02
 #: Generous, for slow machines: the demo measures learning, not latency.
 _ROUTE_TIMEOUT_S = 20.0
 _REWARD_TIMEOUT_S = 60.0
+#: How long a worker may take to hear that the experiment was started.
+_START_S, _START_PAUSE_S = 5.0, 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +126,7 @@ class Drive:
         for prompt in prompts:
             await self._window.acquire()
             unit_id = self._units[prompt] if self._units else ""
-            decision = await client.route(
-                self._experiment_id, unit_id=unit_id, request_id=request_id(prompt), timeout=_ROUTE_TIMEOUT_S
-            )
+            decision = await self._route(client, prompt, unit_id)
             answered_at = datetime.now(UTC)
             arm = self._index[decision.arm.arm_id]
             score = float(self.table.scores[prompt, arm])
@@ -132,6 +143,19 @@ class Drive:
                 for lag in event.lags:
                     heapq.heappush(self._heap, _Telling(number + lag, next(self._order), number, message, event.batched))
             self._tell_due(telling)
+
+    async def _route(self, client: AsyncRouterClient, prompt: int, unit_id: str) -> Decision:
+        """Ask for an arm. Other workers hear within milliseconds that the experiment was started; a call may be faster."""
+        give_up_at = time.monotonic() + _START_S
+        while True:
+            try:
+                return await client.route(
+                    self._experiment_id, unit_id=unit_id, request_id=request_id(prompt), timeout=_ROUTE_TIMEOUT_S
+                )
+            except FailedPrecondition as error:
+                if error.reason != "EXPERIMENT_NOT_RUNNING" or time.monotonic() > give_up_at:
+                    raise
+            await asyncio.sleep(_START_PAUSE_S)
 
     def _tell_due(self, telling: asyncio.TaskGroup, *, all_of_it: bool = False) -> None:
         while self._heap and (all_of_it or self._heap[0].due < len(self.answers)):

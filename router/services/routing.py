@@ -1,6 +1,7 @@
 """RouterService: the hot path."""
 
 import asyncio
+import time
 from typing import TypeAlias
 
 from google.rpc import status_pb2
@@ -25,8 +26,20 @@ _STATUSES = {
     EventStatus.LATE: pb.STATUS_LATE,
     EventStatus.LIMITED: pb.STATUS_LIMITED,
 }
-#: Events of a batch that are prepared between two turns of the event loop, so that a large batch does not stall Route.
-_TURN = 100
+#: How long a batch may keep the event loop from other calls, in seconds.
+_TURN_S = 0.002
+
+
+class _Turn:
+    """Lets other calls in between the items of a batch."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+
+    async def give_way(self) -> None:
+        if time.perf_counter() - self._began > _TURN_S:
+            await asyncio.sleep(0)
+            self._began = time.perf_counter()
 
 
 class RouterService(routing_pb2_grpc.RouterServiceServicer):
@@ -49,9 +62,9 @@ class RouterService(routing_pb2_grpc.RouterServiceServicer):
         """See the proto."""
         reply = pb.BatchRouteResponse()
         indices: dict[bytes, int] = {}
-        for i, item in enumerate(request.requests):
-            if i % _TURN == _TURN - 1:
-                await asyncio.sleep(0)
+        turn = _Turn()
+        for item in request.requests:
+            await turn.give_way()
             result = reply.results.add()
             try:
                 validate(item)
@@ -74,9 +87,9 @@ class RouterService(routing_pb2_grpc.RouterServiceServicer):
     async def BatchReward(self, request: pb.BatchRewardRequest, context: Context) -> pb.BatchRewardResponse:
         """See the proto."""
         pending: list[_Submitted | Exception] = []
-        for i, item in enumerate(request.requests):
-            if i % _TURN == _TURN - 1:
-                await asyncio.sleep(0)
+        turn = _Turn()
+        for item in request.requests:
+            await turn.give_way()
             try:
                 validate(item)
                 pending.append(await self._submitted(item))
@@ -84,6 +97,7 @@ class RouterService(routing_pb2_grpc.RouterServiceServicer):
                 pending.append(error)
         reply = pb.BatchRewardResponse()
         for waiting in pending:
+            await turn.give_way()
             result = reply.results.add()
             try:
                 if isinstance(waiting, Exception):

@@ -18,8 +18,8 @@ __all__ = ["CONNECTIONS_PER_WORKER", "Connection", "Database", "DatabaseUrl", "c
 OLDEST_MAJOR = 14
 _CONNECT_TIMEOUT_S = 5
 _POOL_SIZE = 4
-#: A pool for cold paths, and one connection each for events, decisions, listening and announcing.
-CONNECTIONS_PER_WORKER = _POOL_SIZE + 4
+#: A pool for cold paths, and one connection each for events, decisions, sticky units, listening and announcing.
+CONNECTIONS_PER_WORKER = _POOL_SIZE + 5
 #: A statement of a service waits this long for a lock before it gives up and is tried again.
 _LOCK_TIMEOUT_S = 10
 _APPLICATION = "bandit-router"
@@ -139,5 +139,5 @@ def connect(url: DatabaseUrl, *, autocommit: bool = False) -> psycopg.Connection
     try:
         return psycopg.connect(url.conninfo(), autocommit=autocommit)
     except psycopg.OperationalError as error:
-        reason = str(error).strip().splitlines()[-1]
+        reason = " ".join(str(error).split())
         raise StorageError(f"database {url.shown}: cannot connect: {reason}") from error

@@ -37,7 +37,7 @@ def definition_of(row: Row[Any]) -> Definition:
             model=a["model"],
             family=a["family"],
             is_control=a["role"] == "control",
-            config=a["config"],
+            config=_doubles(a["config"]),
             cap=a["cap"],
             cost_usd=a["cost_usd"],
             active=a["active"],
@@ -68,9 +68,13 @@ async def read(
     connection: AsyncConnection, experiment_id: str, *, for_update: bool = False
 ) -> tuple[Definition, int] | None:
     """Return an experiment's definition and policy version, or None; `for_update` keeps others from changing it."""
-    lock = "FOR UPDATE OF x" if for_update else ""
+    if for_update:
+        # Apart from the reading, which then sees what the one waited for has written, arms included. Rows that refer to
+        # the experiment are let through: a writer of evidence holds the lock that this transaction wants next.
+        lock = text("SELECT 1 FROM experiments WHERE experiment_id = :id FOR NO KEY UPDATE")
+        await connection.execute(lock, {"id": experiment_id})
     row = (
-        await connection.execute(text(f"SELECT {_COLUMNS} {_FROM} WHERE experiment_id = :id {lock}"), {"id": experiment_id})
+        await connection.execute(text(f"SELECT {_COLUMNS} {_FROM} WHERE experiment_id = :id"), {"id": experiment_id})
     ).one_or_none()
     return None if row is None else (definition_of(row), row.policy_version)
 
@@ -261,6 +265,15 @@ def _documents(new: NewDefinition) -> dict[str, str]:
         "assignment": json.dumps(dict(new.assignment)),
         "reward_rule": json.dumps(dict(new.reward_rule)),
     }
+
+
+def _doubles(value: Any) -> Any:
+    """Numbers as a Struct has them: jsonb gives large doubles back as whole numbers, which then differ from them."""
+    if isinstance(value, dict):
+        return {key: _doubles(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_doubles(part) for part in value]
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _new_etag() -> str:

@@ -21,6 +21,9 @@ from router.storage.sticky import STICKY_CHANNEL
 
 log = logging.getLogger(__name__)
 
+#: Experiments in one message: Postgres takes payloads of up to 8,000 bytes, and an incarnation takes up to 20.
+_ANNOUNCED_AT_ONCE = 300
+
 
 @dataclass(frozen=True, slots=True)
 class Heard:

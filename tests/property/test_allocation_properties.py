@@ -17,8 +17,8 @@ from bandit.allocation import (
     restrict,
 )
 
-probabilities = st.lists(st.floats(0, 1), min_size=1, max_size=12).filter(lambda p: sum(p) > 0).map(
-    lambda p: np.array(p) / sum(p)
+probabilities = (
+    st.lists(st.floats(0, 1), min_size=1, max_size=12).filter(lambda p: sum(p) > 0).map(lambda p: np.array(p) / sum(p))
 )
 
 
