@@ -46,7 +46,7 @@ def rendezvous(experiment_id: str, unit_id: str, arm_ids: Sequence[str], p: Sequ
     for arm_id, weight in zip(arm_ids, p, strict=True):
         if weight > 0.0:
             time = -math.log(_race_number(experiment_id, unit_id, arm_id)) / weight
-            if time < best:
+            if winner is None or time < best:  # the least of all weights takes for ever
                 winner, best = arm_id, time
     if winner is None:
         raise ValueError(f"p = {list(p)!r}: at least one probability must be positive")
@@ -87,10 +87,12 @@ def deal_buckets(weights: Mapping[int, float], previous: Sequence[int] = (), buc
     surplus = Counter(table)
     surplus.subtract(wanted)
     takers = [arm for arm in sorted(wanted) for _ in range(-surplus[arm])]
-    # From the end, so that an arm that shrinks and later grows back gets the same buckets again.
-    for index in range(buckets - 1, -1, -1):
-        arm = table[index]
-        if surplus[arm] > 0:
-            surplus[arm] -= 1
-            table[index] = takers.pop()
+    freed: list[int] = []
+    for arm, excess in sorted(surplus.items()):
+        if excess > 0:
+            held = [index for index, owner in enumerate(table) if owner == arm]
+            # An arm gives up the end that lies toward the taker, so that a share that shrinks and grows back is the same.
+            freed += held[-excess:] if takers[-1] > arm else held[:excess]
+    for index, taker in zip(sorted(freed), takers, strict=True):
+        table[index] = taker
     return tuple(table)

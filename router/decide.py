@@ -31,7 +31,8 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class _Remembered:
-    request: routing_pb2.RouteRequest
+    #: The arms that were asked for.
+    asked_for: tuple[str, ...]
     decision: Decision
     #: Bytes of memory, about.
     size: int
@@ -99,16 +100,18 @@ class Decider:
         return decision
 
     def _known(self, incarnation: int, request: routing_pb2.RouteRequest) -> Decision | None:
-        """Return the decision of an equal request of the same id; another request under that id is decided by itself."""
+        """Return the decision of this request id, unless this request asks for other arms: those it must get."""
         found = self._replies.get((incarnation, request.request_id)) if request.request_id else None
-        return found.decision if found is not None and found.request == request else None
+        if found is None or found.asked_for != _asked_for(request):
+            return None
+        return found.decision
 
     def _remember(self, incarnation: int, request: routing_pb2.RouteRequest, decision: Decision) -> None:
         key = (incarnation, request.request_id)
         replaced = self._replies.pop(key, None)
         # In memory, a message takes several times its serialized size.
-        size = 8 * (decision.reply.ByteSize() + request.ByteSize()) + 200 * len(decision.choice.entries)
-        self._replies[key] = _Remembered(request, decision, size)
+        size = 8 * decision.reply.ByteSize() + 200 * len(decision.choice.entries)
+        self._replies[key] = _Remembered(_asked_for(request), decision, size)
         self._replies_bytes += size - (replaced.size if replaced is not None else 0)
         while self._replies_bytes > _REPLIES_BYTES:
             _, oldest = self._replies.popitem(last=False)
@@ -227,6 +230,10 @@ def hashed(policy: Policy, choice: Choice, unit_id: str) -> int:
             return position
     names = [arm.arm_id for arm in policy.arms]
     return policy.position[rendezvous(experiment_id, unit_id, names, choice.probabilities.tolist())]
+
+
+def _asked_for(request: routing_pb2.RouteRequest) -> tuple[str, ...]:
+    return (request.force_arm_id, *request.eligible_arm_ids)
 
 
 def _running(entry: Entry) -> Policy:

@@ -119,8 +119,9 @@ class Ingest:
         try:
             result = await self._store.apply([waiting.row for waiting in batch])
         except StorageUnavailableError as error:
+            log.warning("%d events were not acknowledged: %s", len(batch), error)
             unavailable = UnavailableError(
-                f"the event was not acknowledged by Postgres: send it again with the same event_id ({error})",
+                "the event was not acknowledged by Postgres: send it again with the same event_id",
                 retry_after_ms=_RETRY_AFTER_MS,
             )
             return _fail(batch, unavailable)

@@ -86,7 +86,8 @@ def as_service_error(error: Exception) -> ServiceError:
     if isinstance(error, ServiceError):
         return error
     if isinstance(error, StorageUnavailableError):
-        return UnavailableError(f"Postgres cannot be reached or cannot write: {error}", retry_after_ms=1000)
+        log.warning("a call ended because Postgres is away: %s", error)
+        return UnavailableError("Postgres cannot be reached or cannot write just now", retry_after_ms=1000)
     error_id = secrets.token_hex(8)
     kind = "storage refused" if isinstance(error, StorageError) else "unexpected error"
     log.error("%s, error id %s", kind, error_id, exc_info=error)

@@ -276,7 +276,7 @@ class Registry:
             await asyncio.shield(task)
         except StorageUnavailableError as error:
             raise UnavailableError(
-                f"Postgres cannot be reached, and this replica has not seen {key!r} yet: {error}", retry_after_ms=1000
+                f"Postgres cannot be reached, and this replica has not seen {key!r} yet", retry_after_ms=1000
             ) from error
 
     def _contact(self) -> None:

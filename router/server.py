@@ -50,6 +50,7 @@ _OPTIONS = (
     ("grpc.max_concurrent_streams", 1024),
 )
 _DRAIN_S = 10.0
+_GOODBYE_S = 1.0
 _SERVICES = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
     for module, name in (
@@ -100,6 +101,7 @@ class Server:
 
             assignments = StickyTable(database)
             starting.push_async_callback(assignments.close)
+            await assignments.open()
             sticky = StickyUnits(assignments, lambda: clocks.now_us() / 1e6)
             registry = Registry(PolicyReader(database), clocks.monotonic, sticky)
             await registry.start()
@@ -132,7 +134,7 @@ class Server:
             for name in ("", *_SERVICES):
                 await health.set(name, health_pb2.HealthCheckResponse.SERVING)
             await server.start()
-            starting.push_async_callback(_drained, server, health)
+            starting.push_async_callback(_drained, server, health, ingest)
             self._closers = starting.pop_all()
 
     async def stop(self) -> None:
@@ -148,9 +150,14 @@ def _listen(server: grpc.aio.Server, settings: WorkerSettings) -> int:
         raise OSError(f"cannot listen on {host}:{settings.port}: is another program using it?") from error
 
 
-async def _drained(server: grpc.aio.Server, health: HealthServicer) -> None:
+async def _drained(server: grpc.aio.Server, health: HealthServicer, ingest: Ingest) -> None:
     await health.enter_graceful_shutdown()
-    await server.stop(_DRAIN_S)
+    stopping = asyncio.create_task(server.stop(_DRAIN_S + _GOODBYE_S))
+    await asyncio.wait([stopping], timeout=_DRAIN_S)
+    if not stopping.done():
+        # Rewards that Postgres still holds up: their clients are told to go elsewhere, rather than cut off.
+        await ingest.stop(timeout_s=0)
+    await stopping
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -18,7 +18,7 @@ from router.storage.errors import ConcurrentChangeError
 _COLUMNS = """
 x.incarnation, x.experiment_id, x.description, x.state, x.etag, x.allocation, x.assignment, x.reward_rule,
 x.reward_rule_version, x.bucket_table, x.created_at, x.updated_at, v.policy_version, v.definition_version,
-(SELECT json_agg(a ORDER BY NOT a.active, a.position, a.arm)
+(SELECT json_agg(a ORDER BY NOT a.active, CASE WHEN a.active THEN a.position END, a.arm)
  FROM (SELECT arm, position, arm_id, version, model, family, role, config, cap, cost_usd, active
        FROM arms WHERE incarnation = x.incarnation) a) AS arms,
 (SELECT json_object_agg(r.version, r.reward_rule) FROM reward_rules r WHERE r.incarnation = x.incarnation) AS rules

@@ -165,6 +165,11 @@ class StickyTable:
                 ttl=ttl,
             )
 
+    async def open(self) -> None:
+        """Connect ahead of the first unit, which waits only milliseconds."""
+        with translated():
+            self._connection = await self._database.connect(autocommit=True)
+
     async def close(self) -> None:
         """Let go of the connection; units that wait are routed by their hash."""
         if self._flush is not None:

@@ -79,6 +79,7 @@ def test_calls_under_way_are_answered_while_it_drains(tmp_path: Path, experiment
     """SIGTERM in the middle of load: every call ends in an answer or UNAVAILABLE, and every answer is in Postgres."""
     answered: list[str] = []
     rewarded: list[str] = []
+    refusals: list[grpc.StatusCode] = []
     stop = threading.Event()
 
     def client_loop(number: int, target: str) -> None:
@@ -92,11 +93,7 @@ def test_calls_under_way_are_answered_while_it_drains(tmp_path: Path, experiment
                     client.reward(decision, event_id="e", signal="task_completed")
                     rewarded.append(decision.decision_id)
                 except RouterError as error:
-                    assert error.code in (
-                        grpc.StatusCode.UNAVAILABLE,
-                        grpc.StatusCode.DEADLINE_EXCEEDED,
-                        grpc.StatusCode.CANCELLED,
-                    ), error
+                    refusals.append(error.code)
                     return
 
     with serving(tmp_path, "--workers", "2") as service:
@@ -108,6 +105,8 @@ def test_calls_under_way_are_answered_while_it_drains(tmp_path: Path, experiment
             stop.set()
             for loop in loops:
                 loop.result()
+    codes = grpc.StatusCode
+    assert set(refusals) <= {codes.UNAVAILABLE, codes.DEADLINE_EXCEEDED, codes.CANCELLED}
     with serving(tmp_path):
         check_books(embedded_url(tmp_path), answered=len(answered), rewarded=len(rewarded))
 

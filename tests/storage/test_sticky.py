@@ -53,9 +53,17 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def replicas(databases: list[Database], clock: Clock) -> list[StickyUnits]:
+async def tables(databases: list[Database]) -> AsyncIterator[list[StickyTable]]:
+    tables = [StickyTable(database) for database in databases]
+    yield tables
+    for table in tables:
+        await table.close()
+
+
+@pytest.fixture
+def replicas(tables: list[StickyTable], clock: Clock) -> list[StickyUnits]:
     """Two processes' memories of units, with all the time they need."""
-    return [StickyUnits(StickyTable(database), clock, wait_s=10) for database in databases]
+    return [StickyUnits(table, clock, wait_s=10) for table in tables]
 
 
 async def settle(
@@ -151,8 +159,8 @@ async def test_an_arm_is_kept_when_its_allocation_changes(replicas, url: str):
     assert await query(url, "SELECT epoch, arm, propensity FROM sticky_assignments") == [(1, 1, 0.125)]
 
 
-async def test_it_waits_no_longer_than_told_and_what_is_under_way_goes_on(databases, clock: Clock, url: str):
-    units = StickyUnits(StickyTable(databases[0]), clock, wait_s=0.025)
+async def test_it_waits_no_longer_than_told_and_what_is_under_way_goes_on(tables, clock: Clock, url: str):
+    units = StickyUnits(tables[0], clock, wait_s=0.025)
     async with await psycopg.AsyncConnection.connect(url) as holding:
         await holding.execute("LOCK TABLE sticky_assignments IN ACCESS EXCLUSIVE MODE")
         started = asyncio.get_running_loop().time()
@@ -165,8 +173,8 @@ async def test_it_waits_no_longer_than_told_and_what_is_under_way_goes_on(databa
     await until_scalar(url, "SELECT arm FROM sticky_assignments", 4)
 
 
-async def test_without_postgres_there_is_no_draw(databases, clock: Clock, cluster, url: str, caplog):
-    units = StickyUnits(StickyTable(databases[0]), clock, wait_s=10)
+async def test_without_postgres_there_is_no_draw(tables, clock: Clock, cluster, url: str, caplog):
+    units = StickyUnits(tables[0], clock, wait_s=10)
     name = urlsplit(url).path.removeprefix("/")
     await query(cluster.url_of("postgres"), f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
     assert await settle(units) is None
@@ -175,7 +183,7 @@ async def test_without_postgres_there_is_no_draw(databases, clock: Clock, cluste
     assert (await settle(units))[1]
 
 
-async def test_what_is_forgotten_while_it_is_read_is_not_remembered(databases, clock: Clock, url: str):
+async def test_what_is_forgotten_while_it_is_read_is_not_remembered(databases, tables, clock: Clock):
     """Another replica's redraw is heard between the reading of the old row and its arrival: the old must not stay."""
 
     arrived, release = asyncio.Event(), asyncio.Event()
@@ -189,9 +197,10 @@ async def test_what_is_forgotten_while_it_is_read_is_not_remembered(databases, c
             await release.wait()
             return found
 
-    prompt = StickyUnits(StickyTable(databases[0]), clock, wait_s=10)
+    prompt = StickyUnits(tables[0], clock, wait_s=10)
     await settle(prompt, arm=1)
-    late = StickyUnits(Late(databases[1]), clock, wait_s=10)
+    slow = Late(databases[1])
+    late = StickyUnits(slow, clock, wait_s=10)
     reading = asyncio.ensure_future(settle(late, arm=1))
     await asyncio.wait_for(arrived.wait(), 10)
     redrawn, _ = await settle(prompt, arm=2, permitted=lambda arm: arm != 1)
@@ -199,3 +208,4 @@ async def test_what_is_forgotten_while_it_is_read_is_not_remembered(databases, c
     release.set()
     await reading
     assert late.known(ONE, "u") in (None, redrawn)
+    await slow.close()
