@@ -36,7 +36,7 @@ _COMPILE_SHARE = 0.2
 #: Ids that do not exist are looked up again after this long, or as soon as somebody creates one.
 _ABSENT_S = 1.0
 _ABSENT_KEPT = 10_000
-#: A call is refused for a state that was read this long ago at most, so that refusals cost Postgres little.
+#: Before a call is refused for a state, that state is read again, at most this often.
 _CONFIRMED_S = 0.05
 
 
@@ -120,10 +120,14 @@ class Registry:
     async def confirm(self, entry: Entry) -> Entry:
         """Read an entry again before a call is refused for it: somebody may have started the experiment just now.
 
-        An entry that is younger than a message takes to arrive, or that cannot be read again, is returned as it is.
+        What is returned was read after the call began, or could not be read again. Refusals wait a little for one another,
+        so that they cost Postgres little.
         """
-        if self._clock() - entry.read_at_s < _CONFIRMED_S:
-            return entry
+        began_s = self._clock()
+        await asyncio.sleep(max(0.0, _CONFIRMED_S - (began_s - entry.read_at_s)))
+        newest = self._by_incarnation.get(entry.definition.incarnation, entry)
+        if newest.read_at_s >= began_s:
+            return newest
         with contextlib.suppress(NotFoundError, UnavailableError):
             return await self.lookup(entry.definition.experiment_id)
         return entry
