@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import grpc
@@ -127,8 +128,8 @@ def _database(database_url: str | None, data_dir: Path) -> Finding:
 def _server(server: str) -> Finding:
     with grpc.insecure_channel(server) as channel:
         try:
-            check = health_pb2_grpc.HealthStub(channel).Check  # type: ignore[attr-defined]
-            reply = check(health_pb2.HealthCheckRequest(), timeout=_TIMEOUT_S)
+            stub: Any = health_pb2_grpc.HealthStub(channel)
+            reply = stub.Check(health_pb2.HealthCheckRequest(), timeout=_TIMEOUT_S)
         except grpc.RpcError as error:
             name = error.code().name
             return Finding(
