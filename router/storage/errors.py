@@ -1,7 +1,7 @@
 """What storage raises: drivers' exceptions stay behind it."""
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import psycopg
 import sqlalchemy.exc
@@ -62,10 +62,3 @@ def translated() -> Iterator[None]:
         raise StorageUnavailableError("every connection of the pool is in use") from error
     except OSError as error:
         raise StorageUnavailableError(str(error)) from error
-
-
-@asynccontextmanager
-async def atranslated() -> AsyncIterator[None]:
-    """As `translated`, around awaits."""
-    with translated():
-        yield
