@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo serve test check evidence proto contract requirements wheel clean
+.PHONY: help demo serve test check evidence soak bench proto contract requirements wheel clean
 
 help: ## Show what there is.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +33,12 @@ check: $(READY) ## Format, lint, types, imports, proto, generated code.
 
 evidence: $(READY) ## The slow statistical tests: minutes.
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+bench: $(READY) ## Measure beside baselines of the same run, up to 12 minutes. ARGS="--only route --quick".
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+soak: $(READY) ## Faults under load and the books after each: about 8 minutes. ARGS="--minutes 4" or "--only keeper".
+	$(BIN)/python -m benchmarks.soak $(ARGS)
 
 proto: $(READY) ## Generate router/v1 from proto/.
 	scripts/generate-proto

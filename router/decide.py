@@ -4,33 +4,35 @@ import random
 import struct
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from hashlib import blake2b
+from typing import NamedTuple
 
 from bandit.allocation import NoEligibleArmError, draw
 from bandit.assignment import bucket, keyed_number, rendezvous
-from router.errors import FailedPreconditionError, InvalidArgumentError
+from router.errors import FailedPreconditionError, InvalidArgumentError, ResourceExhaustedError
 from router.journal import Journal
 from router.policy import Choice, Policy
 from router.registry import Entry, Registry
 from router.sticky import StickyUnits
 from router.tokens import DecisionToken, TokenCodec
 from router.v1 import routing_pb2
+from router.wire import receipt
 
 #: Memory for the replies of recent requests: a retry gets the very same reply from the same process.
 _REPLIES_BYTES = 64 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """An answered request; `reply` carries no allocation yet."""
+class Decision(NamedTuple):
+    """An answered request. Its serialized reply is `reply + choice.in_reply`."""
 
-    reply: routing_pb2.RouteResponse
+    #: A serialized RouteResponse without allocation.
+    reply: bytes
     choice: Choice
+    #: What `Decider.commit` is to be told; None for a decision that was made before.
+    number: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Remembered:
+class _Remembered(NamedTuple):
     #: The arms that were asked for.
     asked_for: tuple[str, ...]
     decision: Decision
@@ -38,8 +40,7 @@ class _Remembered:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Pick:
+class _Pick(NamedTuple):
     position: int
     propensity: float
     reason: routing_pb2.Reason
@@ -68,40 +69,53 @@ class Decider:
         self._replies_bytes = 0
 
     async def decide(self, request: routing_pb2.RouteRequest) -> Decision:
-        """Answer one valid request. Waits only for an experiment or a stored unit that this process has not seen.
+        """Decide one valid request. Waits only for an experiment or a stored unit that this process has not seen.
 
-        Raises ServiceErrors as the Route RPC documents them.
+        The decision is made once `commit` returns: nothing may be answered before. Raises ServiceErrors as the Route RPC
+        documents them.
         """
         entry = self._registry.current(request.experiment_id)
-        if entry is None:
-            entry = await self._registry.lookup(request.experiment_id)
-        if entry.policy is None:
-            entry = await self._registry.confirm(entry)
+        if entry is None or entry.policy is None:
+            entry = await self._registry.routable(request.experiment_id)
         policy = _running(entry)
         incarnation = policy.definition.incarnation
+        self._registry.touch(incarnation)
         if request.request_id:
             known = self._known(incarnation, request)
             if known is not None:
                 return known
         try:
-            choice = policy.choice(_eligible(policy, request))
+            choice = policy.choice(_eligible(policy, request) if request.eligible_arm_ids else None)
         except NoEligibleArmError as error:
             raise FailedPreconditionError(
                 f"eligible_arm_ids: {error} in experiment {request.experiment_id!r}", reason="NO_ELIGIBLE_ARM"
             ) from error
         pick = await self._pick(policy, choice, request)
+        if not request.request_id:
+            return self._record(policy, choice, pick, request)
         # While this one waited for Postgres, a retry of it may have been answered.
         known = self._known(incarnation, request)
-        if known is not None:
-            return known
-        decision = self._record(policy, choice, pick, request)
-        if request.request_id:
-            self._remember(incarnation, request, decision)
-        return decision
+        if known is None:
+            known = self._record(policy, choice, pick, request)
+            self._remember(incarnation, request, known)
+        return known
+
+    def commit(self, since: int | None) -> None:
+        """Make the decisions that were decided and not made yet; `since` is the first number of the caller's own.
+
+        Raises ResourceExhaustedError if the disk refuses: then none of them was made.
+        """
+        try:
+            self._journal.flush(since)
+        except ResourceExhaustedError:
+            # Among the remembered are some that were never made.
+            self._replies.clear()
+            self._replies_bytes = 0
+            raise
 
     def _known(self, incarnation: int, request: routing_pb2.RouteRequest) -> Decision | None:
         """Return the decision of this request id, unless this request asks for other arms: those it must get."""
-        found = self._replies.get((incarnation, request.request_id)) if request.request_id else None
+        found = self._replies.get((incarnation, request.request_id))
         if found is None or found.asked_for != _asked_for(request):
             return None
         return found.decision
@@ -109,9 +123,8 @@ class Decider:
     def _remember(self, incarnation: int, request: routing_pb2.RouteRequest, decision: Decision) -> None:
         key = (incarnation, request.request_id)
         replaced = self._replies.pop(key, None)
-        # In memory, a message takes several times its serialized size.
-        size = 8 * decision.reply.ByteSize() + 200 * len(decision.choice.entries)
-        self._replies[key] = _Remembered(_asked_for(request), decision, size)
+        size = len(decision.reply) + len(decision.choice.in_reply) + 500
+        self._replies[key] = _Remembered(_asked_for(request), decision._replace(number=None), size)
         self._replies_bytes += size - (replaced.size if replaced is not None else 0)
         while self._replies_bytes > _REPLIES_BYTES:
             _, oldest = self._replies.popitem(last=False)
@@ -162,37 +175,33 @@ class Decider:
     def _record(self, policy: Policy, choice: Choice, pick: _Pick, request: routing_pb2.RouteRequest) -> Decision:
         """Mint the decision id and write the journal; then the decision is made."""
         now_us = self._clock_us()
-        arm = policy.arms[pick.position]
+        position, propensity, reason = pick
+        definition = policy.definition
         hash_id = self._codec.hash_id
         decision_id, raw = self._codec.mint(
             DecisionToken(
-                incarnation=policy.definition.incarnation,
-                decision_key=self._decision_key(policy, request, pick, now_us),
-                arm=arm.number,
-                reward_rule_version=policy.definition.reward_rule_version,
-                learned=pick.reason != routing_pb2.REASON_FORCED,
-                policy_version=policy.policy_version,
-                propensity=pick.propensity,
-                decided_at_us=now_us,
-                unit_hash=hash_id(request.unit_id),
-                session_hash=hash_id(request.session_id),
-                turn_hash=hash_id(request.turn_id),
-                segment=request.segment,
+                definition.incarnation,
+                self._decision_key(policy, request, pick) if request.request_id else self._new_key(now_us),
+                policy.arms[position].number,
+                definition.reward_rule_version,
+                reason != routing_pb2.REASON_FORCED,
+                policy.policy_version,
+                propensity,
+                now_us,
+                hash_id(request.unit_id),
+                hash_id(request.session_id),
+                hash_id(request.turn_id),
+                request.segment,
             )
         )
-        self._journal.append(raw, pick.reason, choice, policy, request)
-        reply = routing_pb2.RouteResponse(
-            decision_id=decision_id,
-            experiment_id=policy.definition.experiment_id,
-            arm=policy.routed_arms[pick.position],
-            propensity=pick.propensity,
-            policy_version=policy.policy_version,
-            reason=pick.reason,
-        )
+        number = self._journal.append(raw, reason, choice, policy, request)
+        reply = receipt(decision_id, propensity) + policy.reasons[reason] + policy.replies[position]
         stale_for_s = self._registry.stale_for_s()
         if stale_for_s:
-            reply.stale_for.FromMicroseconds(int(stale_for_s * 1e6))
-        return Decision(reply, choice)
+            stale = routing_pb2.RouteResponse()
+            stale.stale_for.FromMicroseconds(int(stale_for_s * 1e6))
+            reply += stale.SerializeToString()
+        return Decision(reply, choice, number)
 
     def _uniform(self, policy: Policy, request: routing_pb2.RouteRequest) -> float:
         """One number in [0, 1): the same for the same request id on every replica."""
@@ -200,22 +209,23 @@ class Decider:
             return keyed_number(self._codec.secret, str(policy.definition.incarnation), request.request_id)
         return self._rng.random()
 
-    def _decision_key(self, policy: Policy, request: routing_pb2.RouteRequest, pick: _Pick, now_us: int) -> bytes:
-        """A UUIDv7, or for a request id a UUIDv8 that is the same on every replica that draws the same arm.
+    def _new_key(self, now_us: int) -> bytes:
+        """A UUIDv7: milliseconds, then random bits."""
+        bits = self._rng.getrandbits(74)
+        high = now_us // 1000 << 16 | 0x7000 | bits >> 62
+        return (high << 64 | 1 << 63 | bits & 0x3FFF_FFFF_FFFF_FFFF).to_bytes(16, "big")
+
+    def _decision_key(self, policy: Policy, request: routing_pb2.RouteRequest, pick: _Pick) -> bytes:
+        """A UUIDv8 that is the same for a request id on every replica that draws the same arm.
 
         A retry that another replica answers with another arm, because its policy is newer, is a decision of its own: an
         outcome must never be laid to an arm that did not earn it.
         """
-        if request.request_id:
-            forced = pick.reason == routing_pb2.REASON_FORCED
-            head = struct.pack("!QH?", policy.definition.incarnation, policy.arms[pick.position].number, forced)
-            text = head + request.request_id.encode()
-            key = bytearray(blake2b(text, key=self._codec.secret, digest_size=16, person=b"decision key").digest())
-            version = 0x80
-        else:
-            key = bytearray((now_us // 1000).to_bytes(6, "big") + self._rng.getrandbits(80).to_bytes(10, "big"))
-            version = 0x70
-        key[6] = (key[6] & 0x0F) | version
+        forced = pick.reason == routing_pb2.REASON_FORCED
+        head = struct.pack("!QH?", policy.definition.incarnation, policy.arms[pick.position].number, forced)
+        text = head + request.request_id.encode()
+        key = bytearray(blake2b(text, key=self._codec.secret, digest_size=16, person=b"decision key").digest())
+        key[6] = (key[6] & 0x0F) | 0x80
         key[8] = (key[8] & 0x3F) | 0x80
         return bytes(key)
 
@@ -247,9 +257,7 @@ def _running(entry: Entry) -> Policy:
     return entry.policy
 
 
-def _eligible(policy: Policy, request: routing_pb2.RouteRequest) -> tuple[int, ...] | None:
-    if not request.eligible_arm_ids:
-        return None
+def _eligible(policy: Policy, request: routing_pb2.RouteRequest) -> tuple[int, ...]:
     return tuple(
         sorted(_position(policy, arm_id, f"eligible_arm_ids[{i}]") for i, arm_id in enumerate(request.eligible_arm_ids))
     )

@@ -1,7 +1,7 @@
 """What the router holds of an experiment's definition: immutable values, replaced whole when something changes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -33,6 +33,11 @@ class RewardRule:
     #: Reward of each signal in millionths; None is neutral.
     signal_micros: Mapping[Signal, int | None]
     attribution_window: timedelta
+    #: The same in microseconds.
+    window_us: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "window_us", self.attribution_window // timedelta(microseconds=1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,11 @@ class Definition:
     updated_at: datetime
     #: +1 with every change of definition or state.
     definition_version: int
+    #: By number, of active and retired arms.
+    arm_ids: Mapping[int, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "arm_ids", {arm.number: arm.arm_id for arm in self.arms})
 
     @property
     def active_arms(self) -> tuple[Arm, ...]:

@@ -1,8 +1,9 @@
 """Feedback: from a reward request to an event row, by the rule in force when the decision was made."""
 
+import json
 from collections.abc import Callable
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 from bandit.reward import Rank, Signal, clamp_occurred_at, to_micros
 from router.errors import InvalidArgumentError, NotFoundError
@@ -13,6 +14,16 @@ from router.storage.events import EventRow, EventStatus
 from router.tokens import DecisionToken, TokenCodec
 from router.v1 import routing_pb2
 
+#: By the number of the signal: the signal, its rank and its name in the log.
+_SIGNALS = {signal.value: (signal, signal.rank, signal.name.lower()) for signal in Signal}
+
+
+class Event(NamedTuple):
+    """A reward request that was understood."""
+
+    row: EventRow
+    arm_id: str
+
 
 class Feedback:
     """The reading side of Reward in one process."""
@@ -21,22 +32,36 @@ class Feedback:
         """`clock_us` gives microseconds since the epoch."""
         self._registry = registry
         self._codec = codec
-        self._clock_us = clock_us
+        self.now_us = clock_us
 
-    async def event(self, request: routing_pb2.RewardRequest) -> tuple[EventRow, str]:
-        """Return the event of a valid request, and the id of the arm it is about.
+    def open(self, request: routing_pb2.RewardRequest) -> DecisionToken:
+        """Return what the decision id of a valid request says; InvalidArgumentError if it is not one of ours."""
+        _check_times(request)
+        return self._codec.open(request.decision_id)
 
-        Raises ServiceErrors as the Reward RPC documents them.
-        """
-        token = self._codec.open(request.decision_id)
+    def event(self, request: routing_pb2.RewardRequest, token: DecisionToken) -> Event | None:
+        """Return the event, or None if this process does not know the token's experiment yet: then `lookup`."""
         entry = self._registry.current_incarnation(token.incarnation)
-        if entry is None or not _knows(entry.definition, token):
-            entry = await self._registry.lookup_incarnation(token.incarnation)
-        if entry is None or not _knows(entry.definition, token):
-            raise NotFoundError("decision_id: its experiment is no longer in the database")
+        if entry is None or not knows(entry.definition, token):
+            return None
         definition = entry.definition
-        arm_id = next(arm.arm_id for arm in definition.arms if arm.number == token.arm)
-        return event_row(request, token, definition, self._clock_us()), arm_id
+        return Event(event_row(request, token, definition, self.now_us()), definition.arm_ids[token.arm])
+
+    async def lookup(self, request: routing_pb2.RewardRequest, token: DecisionToken) -> Event:
+        """Return the event after asking Postgres for its experiment.
+
+        Raises NotFoundError if there is none, UnavailableError if Postgres cannot be asked.
+        """
+        await self._registry.lookup_incarnation(token.incarnation)
+        event = self.event(request, token)
+        if event is None:
+            raise NotFoundError("decision_id: its experiment is no longer in the database")
+        return event
+
+
+def knows(definition: Definition, token: DecisionToken) -> bool:
+    """Whether a definition is recent enough to understand a token of its experiment."""
+    return token.reward_rule_version in definition.reward_rules and token.arm in definition.arm_ids
 
 
 def event_row(
@@ -48,69 +73,70 @@ def event_row(
     kind = request.WhichOneof("feedback")
     assert kind is not None  # noqa: S101 - a rule of the proto
     reward_micros: int | None
+    signal_name: str | None = None
+    rank: Rank = Rank.SIGNAL
     match kind:
         case "signal":
-            signal = Signal(request.signal)
-            rank, reward_micros = signal.rank, rule.signal_micros[signal]
+            signal, rank, signal_name = _SIGNALS[request.signal]
+            reward_micros = rule.signal_micros[signal]
         case "reward":
             rank, reward_micros = Rank.NUMERIC, to_micros(request.reward)
         case "call":
-            rank, reward_micros = Rank.SIGNAL, None
-    window_us = int(rule.attribution_window.total_seconds() * 1e6)
-    late = occurred_at_us - token.decided_at_us > window_us
+            reward_micros = None
+    late = occurred_at_us - token.decided_at_us > rule.window_us
     if not token.learned or late:
         reward_micros = None
-    status = EventStatus.LATE if late else EventStatus.NEUTRAL if reward_micros is None else EventStatus.APPLIED
     return EventRow(
-        decision_key=token.decision_key,
-        event_id=request.event_id,
-        incarnation=token.incarnation,
-        arm=token.arm,
-        segment="",  # one posterior over all segments: the decision log keeps each decision's own
-        kind=kind,
-        rank=rank,
-        decided_at_us=token.decided_at_us,
-        occurred_at_us=occurred_at_us,
-        received_at_us=received_at_us,
-        reward_micros=reward_micros,
-        status=status,
-        reward_rule_version=token.reward_rule_version,
-        policy_version=token.policy_version,
-        content=blake2b(_content(request), digest_size=8).digest(),
-        details=_details(request, kind),
+        token.decision_key,
+        request.event_id,
+        token.incarnation,
+        token.arm,
+        "",  # one posterior over all segments: the decision log keeps each decision's own
+        kind,
+        signal_name,
+        rank,
+        token.decided_at_us,
+        occurred_at_us,
+        received_at_us,
+        reward_micros,
+        EventStatus.LATE if late else EventStatus.NEUTRAL if reward_micros is None else EventStatus.APPLIED,
+        token.reward_rule_version,
+        token.policy_version,
+        blake2b(_content(request), digest_size=8).digest(),
+        _details(request),
     )
 
 
-def _knows(definition: Definition, token: DecisionToken) -> bool:
-    return token.reward_rule_version in definition.reward_rules and any(arm.number == token.arm for arm in definition.arms)
+def _check_times(request: routing_pb2.RewardRequest) -> None:
+    """Refuse times that are well-formed messages and yet no times, before anything is kept of the request."""
+    if request.HasField("occurred_at"):
+        at = request.occurred_at
+        if not (-62_135_596_800 <= at.seconds < 253_402_300_800 and 0 <= at.nanos < 1_000_000_000):
+            raise InvalidArgumentError.of_field("occurred_at", "must be a time between the years 1 and 9999")
+    if request.HasField("call") and request.call.HasField("latency") and not is_duration(request.call.latency):
+        raise InvalidArgumentError.of_field("call.latency", "must have nanos below 1,000,000,000, and not below 0")
 
 
 def _occurred_at_us(request: routing_pb2.RewardRequest) -> int | None:
     if not request.HasField("occurred_at"):
         return None
     at = request.occurred_at
-    if not (-62_135_596_800 <= at.seconds < 253_402_300_800 and 0 <= at.nanos < 1_000_000_000):
-        raise InvalidArgumentError.of_field("occurred_at", "must be a time between the years 1 and 9999")
     return at.seconds * 1_000_000 + at.nanos // 1_000
 
 
 def _content(request: routing_pb2.RewardRequest) -> bytes:
-    """What two events of one id must share to be repetitions: all but the decision id and the map's order."""
-    content = routing_pb2.RewardRequest()
-    content.CopyFrom(request)
-    content.ClearField("decision_id")
-    return content.SerializeToString(deterministic=True)
+    """What two events of one id must share to be repetitions: all but the decision id, with which the bytes begin."""
+    id_bytes = len(request.decision_id)
+    return request.SerializeToString(deterministic=True)[id_bytes + (2 if id_bytes < 128 else 3) :]
 
 
-def _details(request: routing_pb2.RewardRequest, kind: str) -> dict[str, Any] | None:
+def _details(request: routing_pb2.RewardRequest) -> str | None:
+    if not request.HasField("call") and not request.metadata:
+        return None
     details: dict[str, Any] = {}
-    if kind == "signal":
-        details["signal"] = Signal(request.signal).name.lower()
-    elif kind == "call":
+    if request.HasField("call"):
         call = request.call
         if call.HasField("latency"):
-            if not is_duration(call.latency):
-                raise InvalidArgumentError.of_field("call.latency", "must have nanos below 1,000,000,000, and not below 0")
             details["latency_ms"] = call.latency.ToMicroseconds() / 1e3
         for name in ("input_tokens", "output_tokens", "cost_usd"):
             if call.HasField(name):
@@ -119,4 +145,4 @@ def _details(request: routing_pb2.RewardRequest, kind: str) -> dict[str, Any] | 
             details["error"] = call.error
     if request.metadata:
         details["metadata"] = dict(request.metadata)
-    return details or None
+    return json.dumps(details) if details else None

@@ -1,15 +1,28 @@
 """Ingest: events wait for one group commit, which folds them into outcomes and evidence.
 
-While one batch commits, the next collects: a lone event commits at once, and under load the batch grows with the time
-that a commit takes. An event that Postgres refuses for good is bisected out and fails alone.
+Group commit
+    While one batch commits, the next collects: a lone event commits at once, and under load the batch grows with the time
+    that a commit takes. When many calls wait, the next commit begins only after a rest as long as the last one took, since
+    a commit of forty events costs little more than one of twenty. The limit of a batch follows the time that commits take,
+    so that replicas never wait long for one another's locks. An event that Postgres refuses for good is bisected out and
+    fails alone.
+
+Outages
+    An event that is not committed when its call gives up waiting goes to the feedback spool on local disk: it is synced,
+    answered SPOOLED, and applied by the keeper later. Its commit may still succeed meanwhile; the event's key sees to it
+    that it counts once. After a commit has failed, or while one takes longer than any call waits, events go straight to
+    the spool, but for one batch now and then that finds out whether Postgres is back.
 """
 
 import asyncio
 import contextlib
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from enum import Enum
+from typing import Protocol, TypeAlias
+
+from google.protobuf.message import Message
 
 from router.errors import InternalError, InvalidArgumentError, ResourceExhaustedError, ServiceError, UnavailableError
 from router.storage.errors import RefusedRowError, StorageUnavailableError
@@ -17,11 +30,38 @@ from router.storage.events import BatchResult, EventRow
 
 log = logging.getLogger(__name__)
 
-#: Most events in one transaction: keeps it short enough that replicas do not wait long for one another's locks.
-LARGEST_BATCH = 2_000
-#: Most events that may wait; more are refused with a retry delay.
+#: Bounds of the adaptive limit of a batch, in events.
+SMALLEST_BATCH, LARGEST_BATCH = 128, 4_096
+#: A commit that takes longer halves the limit, in seconds; one of half the time lets it grow.
+_LONG_COMMIT_S = 0.1
+#: With this many calls open, a commit is followed by a rest of its own length, up to this many seconds.
+_MANY_OPEN, _LONGEST_REST_S = 32, 0.01
+#: Most events that may wait; more go to the spool.
 LARGEST_QUEUE = 100_000
-_RETRY_AFTER_MS = 1_000
+#: Longest that a call waits for its commit.
+PATIENCE_S = 1.0
+#: What a call needs to answer after its wait.
+_MARGIN_S = 0.05
+#: While Postgres is away, a batch is tried this often.
+_PROBE_S = 0.5
+#: Events are written to the spool and synced this many at once.
+_SPOOLED_AT_ONCE = 1_000
+
+
+class Fate(Enum):
+    """What became of an event that did not fail."""
+
+    #: Durable and counted now.
+    STORED = 1
+    #: Its id was known.
+    KNOWN = 2
+    #: Durable on this host's disk.
+    SPOOLED = 3
+    #: Its decision's day is no longer kept.
+    DROPPED = 4
+
+
+Outcome: TypeAlias = Fate | ServiceError
 
 
 class EventStore(Protocol):
@@ -34,124 +74,272 @@ class EventStore(Protocol):
         """Let go of the connection."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    row: EventRow
-    #: Resolved with True if the event was stored now, False if it was known.
-    stored: asyncio.Future[bool]
+class EventSpool(Protocol):
+    """Where events go that cannot be committed in time: `router.feedback_spool.FeedbackSpool`."""
+
+    def extend(self, events: Iterable[tuple[bytes, int]]) -> None:
+        """Write serialized requests and their times of receipt, all or none.
+
+        Raises ResourceExhaustedError if the spool is full or the disk refuses.
+        """
+
+    async def sync(self) -> None:
+        """Return once what was written before is on disk; raises ResourceExhaustedError if the disk refuses."""
+
+
+class Submission:
+    """The events of one call, on their way."""
+
+    __slots__ = ("done", "give_up_at", "left", "outcomes", "received_at_us", "requests")
+
+    def __init__(
+        self, requests: Sequence[Message], received_at_us: int, give_up_at: float, done: asyncio.Future[None]
+    ) -> None:
+        self.requests = requests
+        self.received_at_us = received_at_us
+        #: By the event loop's clock.
+        self.give_up_at = give_up_at
+        self.outcomes: list[Outcome | None] = [None] * len(requests)
+        self.left = len(requests)
+        #: Resolved once every event has its outcome.
+        self.done = done
+
+    def settle(self, position: int, outcome: Outcome) -> None:
+        """Give an event its outcome, unless it has one."""
+        if self.outcomes[position] is None:
+            self.outcomes[position] = outcome
+            self.left -= 1
+            if not self.left and not self.done.done():
+                self.done.set_result(None)
+
+
+_Waiting: TypeAlias = tuple[Submission, int, EventRow]
+
+
+def patience_s(deadline_s: float | None) -> float:
+    """Return how long a call may wait for its commit, given the seconds that its client still waits for it."""
+    if deadline_s is None:
+        return PATIENCE_S
+    return min(max(deadline_s - _MARGIN_S, deadline_s / 2), PATIENCE_S)
 
 
 class Ingest:
     """The feedback path of one process."""
 
-    def __init__(self, store: EventStore, announce: Callable[[Iterable[int]], None]) -> None:
+    def __init__(self, store: EventStore, spool: EventSpool, announce: Callable[[Iterable[int]], None]) -> None:
         self._store = store
+        self._spool = spool
         self._announce = announce
-        self._queue: list[_Waiting] = []
+        self._queue: deque[_Waiting] = deque()
+        #: What is not settled, oldest first.
+        self._open: dict[Submission, None] = {}
         self._work = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._limit = LARGEST_BATCH
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._committing_since: float | None = None
+        self._away_since: float | None = None
+        self._probe_at = 0.0
+        self._stopping = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._committer: asyncio.Task[None] | None = None
         #: Events whose id was known with another content.
         self.contradictions = 0
+        #: Events that went to the spool.
+        self.spooled = 0
 
-    def submit(self, row: EventRow) -> "asyncio.Future[bool]":
-        """Queue one event; the future tells whether it was stored now (True) or known (False), once that is durable.
+    @property
+    def waiting(self) -> int:
+        """How many events wait for a commit to begin."""
+        return len(self._queue)
 
-        Raises ResourceExhaustedError when the queue is full; the future raises ServiceErrors.
+    @property
+    def unsettled(self) -> int:
+        """How many calls wait for the outcome of their events."""
+        return len(self._open)
+
+    def submit(
+        self, requests: Sequence[Message], rows: Sequence[EventRow | None], received_at_us: int, patience: float
+    ) -> Submission:
+        """Queue the events of one call; await `done` of what is returned, then read its `outcomes`.
+
+        A row is None where the event cannot be understood while Postgres is away: it goes to the spool. `patience` is in
+        seconds.
         """
-        if len(self._queue) >= LARGEST_QUEUE:
-            raise ResourceExhaustedError(
-                f"{LARGEST_QUEUE} events wait for Postgres already: retry later", retry_after_ms=_RETRY_AFTER_MS
-            )
-        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(row, future))
+        now = self._loop.time()
+        submission = Submission(requests, received_at_us, now + patience, self._loop.create_future())
+        self._open[submission] = None
+        submission.done.add_done_callback(lambda _: self._open.pop(submission, None))
+        if self._straight_to_spool(now) or len(self._queue) + len(rows) > LARGEST_QUEUE:
+            self._start_spooling([(submission, position) for position in range(len(rows))])
+            return submission
+        unknown = []
+        for position, row in enumerate(rows):
+            if row is None:
+                unknown.append((submission, position))
+            else:
+                self._queue.append((submission, position, row))
+        if unknown:
+            self._start_spooling(unknown)
         self._work.set()
-        return future
+        if self._timer is None or submission.give_up_at < self._timer.when():
+            self._watch(submission.give_up_at)
+        return submission
 
     def start(self) -> None:
         """Begin to commit."""
-        self._task = asyncio.create_task(self._run(), name="ingest")
+        self._committer = asyncio.create_task(self._run(), name="ingest")
 
     async def stop(self, timeout_s: float = 5.0) -> None:
-        """Commit what waits, as long as Postgres takes it, then end; what is left fails with SHUTTING_DOWN."""
-        if self._task is not None:
-            waiting = [waiting.stored for waiting in self._queue]
-            if waiting and not self._task.done():
+        """Commit what waits, as long as Postgres takes it, then end; what is left goes to the spool."""
+        if self._committer is not None:
+            waiting = [submission.done for submission in self._open]
+            if waiting and not self._committer.done():
                 await asyncio.wait(waiting, timeout=timeout_s)
-            self._task.cancel()
+            self._committer.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-        _fail(self._queue, _stopping())
+                await self._committer
+        if self._timer is not None:
+            self._timer.cancel()
         self._queue.clear()
+        self._stopping = True
+        self._start_spooling(_unsettled(self._open))
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._store.close()
 
     async def _run(self) -> None:
         while True:
             await self._work.wait()
-            batch, self._queue = self._queue[:LARGEST_BATCH], self._queue[LARGEST_BATCH:]
+            batch: list[_Waiting] = []
+            while self._queue and len(batch) < self._limit:
+                waiting = self._queue.popleft()
+                if waiting[0].outcomes[waiting[1]] is None:
+                    batch.append(waiting)
             if not self._queue:
                 self._work.clear()
+            if not batch:
+                continue
+            self._committing_since = self._loop.time()
             try:
                 await self._commit(batch)
-            except asyncio.CancelledError:
-                _fail(batch, _stopping())
-                raise
             except Exception:
                 log.exception("committing %d events failed", len(batch))
-                _fail(batch, InternalError("storing the event failed; it was not counted"))
+                for submission, position, _ in batch:
+                    submission.settle(position, InternalError("storing the event failed; it was not counted"))
+            took = self._loop.time() - self._committing_since
+            self._committing_since = None
+            if took > _LONG_COMMIT_S:
+                self._limit = max(SMALLEST_BATCH, min(self._limit, len(batch)) // 2)
+            elif took < _LONG_COMMIT_S / 2 and len(batch) == self._limit:
+                self._limit = min(LARGEST_BATCH, 2 * self._limit)
+            if len(self._open) >= _MANY_OPEN and len(self._queue) < self._limit:
+                await asyncio.sleep(min(took, _LONGEST_REST_S))
 
     async def _commit(self, batch: Sequence[_Waiting]) -> None:
-        first: dict[Any, _Waiting] = {}
-        repeated = []
+        """Commit a batch and settle its events, repetitions within it included."""
+        first: dict[tuple[bytes, int, str], _Waiting] = {}
+        repeated: list[_Waiting] = []
         for waiting in batch:
-            if first.setdefault(waiting.row.key, waiting) is not waiting:
+            if first.setdefault(waiting[2].key, waiting) is not waiting:
                 repeated.append(waiting)
-        failures = await self._apply(list(first.values()))
-        for waiting in repeated:
-            error = failures.get(waiting.row.key)
-            if error is None:
-                self.contradictions += waiting.row.content != first[waiting.row.key].row.content
-                _resolve(waiting, False)
-            else:
-                _fail([waiting], error)
+        await self._apply(list(first.values()))
+        for submission, position, row in repeated:
+            original = first[row.key]
+            outcome = original[0].outcomes[original[1]]
+            if outcome is Fate.STORED or outcome is Fate.KNOWN:
+                self.contradictions += row.content != original[2].content
+                outcome = Fate.KNOWN
+            if outcome is not None:
+                submission.settle(position, outcome)
 
-    async def _apply(self, batch: Sequence[_Waiting]) -> dict[Any, ServiceError]:
-        """Commit events with distinct keys, settle their futures and return what failed, by key."""
+    async def _apply(self, batch: Sequence[_Waiting]) -> None:
+        """Commit events with distinct keys and settle them."""
         try:
-            result = await self._store.apply([waiting.row for waiting in batch])
+            result = await self._store.apply([row for _, _, row in batch])
         except StorageUnavailableError as error:
-            log.warning("%d events were not acknowledged: %s", len(batch), error)
-            unavailable = UnavailableError(
-                "the event was not acknowledged by Postgres: send it again with the same event_id",
-                retry_after_ms=_RETRY_AFTER_MS,
-            )
-            return _fail(batch, unavailable)
+            self._postgres_is_away(error)
+            await self._to_spool([(submission, position) for submission, position, _ in batch])
+            return
         except RefusedRowError as error:
             if len(batch) == 1:
-                return _fail(batch, InvalidArgumentError(f"Postgres refuses this event: {error}"))
+                batch[0][0].settle(batch[0][1], InvalidArgumentError(f"Postgres refuses this event: {error}"))
+                return
             middle = len(batch) // 2
-            return await self._apply(batch[:middle]) | await self._apply(batch[middle:])
+            await self._apply(batch[:middle])
+            await self._apply(batch[middle:])
+            return
+        if self._away_since is not None:
+            log.info("events are committed again after %.1f s", self._loop.time() - self._away_since)
+            self._away_since = None
         self.contradictions += result.contradictions
-        for waiting in batch:
-            _resolve(waiting, waiting.row.key in result.stored)
         self._announce(result.moved)
-        return {}
+        for number, (submission, position, _) in enumerate(batch):
+            submission.settle(position, _fate(number, result))
+
+    def _straight_to_spool(self, now: float) -> bool:
+        """Whether to ask nothing of Postgres just now."""
+        stuck = self._committing_since is not None and now - self._committing_since > PATIENCE_S
+        if self._away_since is None and not stuck:
+            return False
+        if not stuck and self._committing_since is None and now >= self._probe_at:
+            self._probe_at = now + _PROBE_S
+            return False
+        return True
+
+    def _postgres_is_away(self, error: StorageUnavailableError) -> None:
+        now = self._loop.time()
+        if self._away_since is None:
+            log.warning("Postgres takes no events; they are spooled until it does: %s", error)
+            self._away_since = now
+        self._probe_at = now + _PROBE_S
+
+    def _watch(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(when, self._give_up)
+
+    def _give_up(self) -> None:
+        """Spool what has waited as long as its call can."""
+        self._timer = None
+        now = self._loop.time()
+        due = [submission for submission in self._open if submission.give_up_at <= now]
+        self._start_spooling(_unsettled(due))
+        later = [submission.give_up_at for submission in self._open if submission.give_up_at > now]
+        if later:
+            # Not for each call by itself: those that follow shortly are spooled together.
+            self._watch(max(min(later), now + _MARGIN_S / 5))
+
+    def _start_spooling(self, events: Sequence[tuple[Submission, int]]) -> None:
+        if events:
+            task = asyncio.create_task(self._to_spool(events), name="spool events")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _to_spool(self, events: Sequence[tuple[Submission, int]]) -> None:
+        """Put events on disk and settle them: SPOOLED, or why not."""
+        for start in range(0, len(events), _SPOOLED_AT_ONCE):
+            chunk = [event for event in events[start : start + _SPOOLED_AT_ONCE] if event[0].outcomes[event[1]] is None]
+            outcome: Outcome = Fate.SPOOLED
+            try:
+                self._spool.extend((s.requests[position].SerializeToString(), s.received_at_us) for s, position in chunk)
+                await self._spool.sync()
+                self.spooled += len(chunk)
+            except ResourceExhaustedError as error:
+                outcome = _stopping() if self._stopping else error
+            for submission, position in chunk:
+                submission.settle(position, outcome)
 
 
 def _stopping() -> UnavailableError:
-    return UnavailableError("this replica stops: send the event to another", reason="SHUTTING_DOWN", retry_after_ms=0)
+    message = "neither Postgres nor the spool takes the event, and this replica stops: send it to another"
+    return UnavailableError(message, reason="SHUTTING_DOWN", retry_after_ms=0)
 
 
-def _resolve(waiting: _Waiting, stored: bool) -> None:
-    if not waiting.stored.done():
-        waiting.stored.set_result(stored)
+def _fate(number: int, result: BatchResult) -> Fate:
+    if number in result.known:
+        return Fate.KNOWN
+    return Fate.DROPPED if number in result.dropped else Fate.STORED
 
 
-def _fail(batch: Iterable[_Waiting], error: ServiceError) -> dict[Any, ServiceError]:
-    failures: dict[Any, ServiceError] = {}
-    for waiting in batch:
-        if not waiting.stored.done():
-            waiting.stored.set_exception(error)
-            # A caller whose call ended meanwhile no longer asks; asyncio would log that as a fault.
-            waiting.stored.exception()
-        failures[waiting.row.key] = error
-    return failures
+def _unsettled(submissions: Iterable[Submission]) -> list[tuple[Submission, int]]:
+    return [(s, position) for s in submissions for position, outcome in enumerate(s.outcomes) if outcome is None]

@@ -2,14 +2,17 @@
 
 Handlers raise; nothing else aborts. An unexpected exception becomes INTERNAL with an id: the id is in the log beside
 the cause, and the cause stays there. Bytes that are not the expected message are the client's error, not a fault.
+
+Handlers are wrapped when their service is registered. An interceptor of the library's own kind would be asked again at
+every call, at the cost of a coroutine.
 """
 
 from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any
 
 import grpc
 from google.protobuf.message import Message
@@ -21,35 +24,24 @@ from router.validation import validate
 
 log = logging.getLogger(__name__)
 
-_OURS: Final = "/router.v1."
-
 
 class _Malformed:
     """Stands for a request whose bytes could not be parsed."""
 
 
-class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps the handlers of our own services, once each."""
+class InterceptingServer:
+    """What `add_…Servicer_to_server` is given in place of a server, so that every handler is wrapped."""
 
-    def __init__(self) -> None:
-        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self._server = server
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Return the wrapped handler of the method."""
-        method = handler_call_details.method
-        known = self._wrapped.get(method)
-        if known is not None:
-            return known
-        handler = await continuation(handler_call_details)
-        if handler is None or not method.startswith(_OURS):
-            return handler
-        wrapped = _wrap(handler)
-        self._wrapped[method] = wrapped
-        return wrapped
+    def add_generic_rpc_handlers(self, handlers: object) -> None:
+        """Nothing: the same handlers come by name."""
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
+        """Register the wrapped handlers of a service."""
+        wrapped = {name: _wrap(handler) for name, handler in handlers.items()}
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, wrapped),))
 
 
 def _wrap(handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
@@ -78,7 +70,12 @@ def _wrap(handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any
             context.set_trailing_metadata((("grpc-retry-pushback-ms", str(service_error.retry_after_ms)),))
         return await context.abort_with_status(rpc_status.to_status(service_error.to_status()))
 
-    return grpc.unary_unary_rpc_method_handler(call, deserialize, handler.response_serializer)
+    return grpc.unary_unary_rpc_method_handler(call, deserialize, _serialize)
+
+
+def _serialize(reply: Message | bytes) -> bytes:
+    """Serialize a reply; the hot path's are serialized already."""
+    return reply if isinstance(reply, bytes) else reply.SerializeToString()
 
 
 def as_service_error(error: Exception) -> ServiceError:

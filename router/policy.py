@@ -1,6 +1,12 @@
 """Policies: an experiment's definition and evidence, compiled for routing into one immutable value.
 
 Route reads one reference to a Policy: no lock, no await. Whatever changes makes a new one.
+
+Policies hold the parts of replies that all decisions share, serialized: in protobuf, messages that follow one another are
+one merged message, so that a reply is put together by joining bytes.
+
+Source
+    Protocol Buffers, "Encoding": "Last One Wins" and the merging of concatenated messages.
 """
 
 import struct
@@ -41,8 +47,9 @@ class Choice:
     sums: tuple[float, ...]
     #: False where a subset was only renormalised, not given its own P(best).
     exact: bool
-    #: The vector as replies carry it.
-    entries: tuple[types_pb2.ArmProbability, ...]
+    #: A serialized RouteResponse that holds the vector and nothing else, and a BatchRouteResponse likewise.
+    in_reply: bytes
+    in_batch: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +60,10 @@ class Policy:
     policy_version: int
     #: The active arms, in order; the vectors below are aligned with them.
     arms: tuple[Arm, ...]
-    routed_arms: tuple[routing_pb2.RoutedArm, ...]
+    #: For each, a serialized RouteResponse that holds experiment and arm and nothing else.
+    replies: tuple[bytes, ...]
+    #: For each reason, a serialized RouteResponse that holds reason and policy version and nothing else.
+    reasons: tuple[bytes, ...]
     #: Position of each active arm by its id, and by its number.
     position: Mapping[str, int]
     position_of_number: Mapping[int, int]
@@ -108,11 +118,18 @@ def freeze(incarnation: int, policy_version: int, arms: tuple[Arm, ...], p: Vect
         types_pb2.ArmProbability(arm_id=arm.arm_id, probability=probability)
         for arm, probability in zip(arms, p.tolist(), strict=True)
     )
-    return Choice(name.digest(), p, cumulative(p), exact, entries)
+    in_reply = routing_pb2.RouteResponse(allocation=entries).SerializeToString()
+    in_batch = routing_pb2.BatchRouteResponse(allocations=[routing_pb2.Allocation(entries=entries)]).SerializeToString()
+    return Choice(name.digest(), p, cumulative(p), exact, in_reply, in_batch)
 
 
-def compile_policy(definition: Definition, policy_version: int, evidence: Mapping[int, Evidence]) -> Policy:
-    """Compile a definition and the evidence of its arms (by arm number). Takes what P(best) takes for K arms."""
+def compile_policy(
+    definition: Definition, policy_version: int, evidence: Mapping[int, Evidence], previous: Policy | None = None
+) -> Policy:
+    """Compile a definition and the evidence of its arms (by arm number). Takes what P(best) takes for K arms.
+
+    What `previous` holds of the same definition is used again.
+    """
     arms = definition.active_arms
     rules = definition.rules
     none = Evidence()
@@ -130,7 +147,15 @@ def compile_policy(definition: Definition, policy_version: int, evidence: Mappin
         definition=definition,
         policy_version=policy_version,
         arms=arms,
-        routed_arms=tuple(routed_arm(arm) for arm in arms),
+        replies=(
+            previous.replies
+            if previous is not None and previous.definition is definition
+            else tuple(_reply(definition, arm) for arm in arms)
+        ),
+        reasons=tuple(
+            routing_pb2.RouteResponse(policy_version=policy_version, reason=name).SerializeToString()
+            for name in routing_pb2.Reason.DESCRIPTOR.values_by_name
+        ),
         position={arm.arm_id: i for i, arm in enumerate(arms)},
         position_of_number={arm.number: i for i, arm in enumerate(arms)},
         alpha=alpha,
@@ -148,9 +173,9 @@ def allocation_of(
     return np.array([bucket_table.count(arm.number) for arm in arms]) / len(bucket_table)
 
 
-def routed_arm(arm: Arm) -> routing_pb2.RoutedArm:
-    """Return an arm as replies carry it."""
-    message = routing_pb2.RoutedArm(arm_id=arm.arm_id, model=arm.model)
+def _reply(definition: Definition, arm: Arm) -> bytes:
+    message = routing_pb2.RouteResponse(experiment_id=definition.experiment_id)
+    message.arm.arm_id, message.arm.model = arm.arm_id, arm.model
     if arm.config:
-        message.config.update(dict(arm.config))
-    return message
+        message.arm.config.update(dict(arm.config))
+    return message.SerializeToString()

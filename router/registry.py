@@ -6,6 +6,9 @@ Protocol
     definition and evidence in one snapshot, compiles off the event loop, and swaps one reference. Only the newest
     state is ever compiled. Compiling takes at most a fifth of a core: after a compile of t seconds it rests for 4 t.
 
+    Every experiment is known, and those that were routed lately are kept compiled. The others are compiled when somebody
+    routes them again, so that ten thousand quiet experiments cost memory for their definitions and no time.
+
     While Postgres is away the last policies stay, and `stale_for` tells since when.
 """
 
@@ -22,12 +25,18 @@ from router.experiment import Definition
 from router.policy import Policy, compile_policy
 from router.sticky import StickyUnits
 from router.storage.errors import StorageUnavailableError
-from router.storage.policies import EvidenceReading
+from router.storage.policies import Digest, EvidenceReading
 from router.storage.reader import Heard
+from router.telemetry import LearningLag
 
 log = logging.getLogger(__name__)
 
 _POLL_S = 1.0
+#: The versions of more experiments than this are compared less often than their sums.
+_MANY = 1_000
+_COMPARE_MANY_S = 5.0
+#: An experiment that nobody routed for this long, or twice as long, is no longer kept compiled.
+_IDLE_S = 60.0
 _RETRY_S = 0.25
 #: A refresh reads at most this many experiments at once.
 _CHUNK = 100
@@ -51,11 +60,17 @@ class PolicySource(Protocol):
     async def find(self, experiment_id: str) -> int | None:
         """Return the incarnation of an experiment id."""
 
+    async def digest(self) -> Digest:
+        """Return sums that differ whenever the version of an experiment does."""
+
     async def versions(self) -> dict[int, tuple[int, int]]:
         """Return (policy version, definition version) of every experiment."""
 
     async def listen(self, heard: Heard) -> None:
         """Pass on what other processes say, for as long as the connection lasts."""
+
+    async def close(self) -> None:
+        """Let go of connections."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +78,21 @@ class Entry:
     """An experiment as this replica knows it."""
 
     definition: Definition
-    policy_version: int
-    #: None where the experiment is not running.
+    reading: EvidenceReading
+    #: None where the experiment is not running, or has not been compiled.
     policy: Policy | None
     #: When it was read, by the monotonic clock.
     read_at_s: float
+
+    @property
+    def policy_version(self) -> int:
+        """The version that was read."""
+        return self.reading.policy_version
+
+    @property
+    def digest(self) -> Digest:
+        """What this experiment adds to the sums."""
+        return Digest(1, self.reading.policy_version, self.definition.definition_version)
 
 
 class Registry:
@@ -81,12 +106,20 @@ class Registry:
         self._entries: dict[str, Entry] = {}
         self._by_incarnation: dict[int, Entry] = {}
         self._absent: dict[str, float] = {}
-        self._lookups: dict[str | int, asyncio.Task[object]] = {}
+        self._lookups: dict[str | int | tuple[str, int], asyncio.Task[object]] = {}
         self._changed: set[int] = set()
         self._unreadable: set[int] = set()
         self._work = asyncio.Event()
         self._fresh_at = clock()
         self._stale = False
+        #: Sums over what this replica knows.
+        self._digest = Digest(0, 0, 0)
+        self._compared_at = float("-inf")
+        #: Incarnations routed since the last rotation, and before it.
+        self._used: set[int] = set()
+        self._used_before: set[int] = set()
+        self._rotated_at = clock()
+        self._lag = LearningLag(clock)
         self._compiler = ThreadPoolExecutor(1, thread_name_prefix="compile")
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -97,6 +130,10 @@ class Registry:
     def current_incarnation(self, incarnation: int) -> Entry | None:
         """As `current`, by incarnation."""
         return self._by_incarnation.get(incarnation)
+
+    def touch(self, incarnation: int) -> None:
+        """Keep this experiment compiled: it was routed."""
+        self._used.add(incarnation)
 
     def stale_for_s(self) -> float:
         """Return for how long this replica has been unable to refresh, in seconds; 0 when fresh."""
@@ -117,8 +154,29 @@ class Registry:
             raise NotFoundError.of_experiment(experiment_id)
         return entry
 
-    async def confirm(self, entry: Entry) -> Entry:
-        """Read an entry again before a call is refused for it: somebody may have started the experiment just now.
+    async def routable(self, experiment_id: str) -> Entry:
+        """Return an experiment with its policy, compiled or read first if need be.
+
+        Its policy is None only where the experiment is not running, as read after this call began: somebody may have
+        started it just now. Raises as `lookup`.
+        """
+        entry = self._entries.get(experiment_id) or await self.lookup(experiment_id)
+        if entry.definition.state != "running":
+            entry = await self._confirm(entry)
+        if entry.definition.state == "running" and entry.policy is None:
+            incarnation = entry.definition.incarnation
+            self.touch(incarnation)
+            await self._single_flight(("compile", incarnation), lambda: self._compile_now(incarnation))
+            entry = self._by_incarnation[incarnation]
+        return entry
+
+    async def _compile_now(self, incarnation: int) -> None:
+        entry = self._by_incarnation[incarnation]
+        if entry.definition.state == "running" and entry.policy is None:
+            await self._put(entry.definition, entry.reading, entry.read_at_s)
+
+    async def _confirm(self, entry: Entry) -> Entry:
+        """Read an entry again before a call is refused for it.
 
         What is returned was read after the call began, or could not be read again. Refusals wait a little for one another,
         so that they cost Postgres little.
@@ -150,6 +208,12 @@ class Registry:
         """Read one experiment at once: whoever changed it through this process sees the change on the next call."""
         await self._refresh([incarnation])
 
+    def seed(self, experiments: Iterable[tuple[Definition, EvidenceReading]], age_s: float) -> None:
+        """Know experiments as they were `age_s` seconds ago, until Postgres tells more. Call it before `start`."""
+        self._fresh_at = self._clock() - age_s
+        for definition, reading in experiments:
+            self._swap(Entry(definition, reading, None, self._fresh_at))
+
     async def start(self) -> None:
         """Read the running experiments, then keep up with changes until `stop`."""
         with contextlib.suppress(StorageUnavailableError):
@@ -163,10 +227,12 @@ class Registry:
 
     async def stop(self) -> None:
         """End the tasks."""
-        for task in self._tasks:
+        tasks = [*self._tasks, *self._lookups.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._compiler.shutdown(wait=False, cancel_futures=True)
+        await self._source.close()
 
     async def _keep(self, work: Callable[[], Awaitable[None]]) -> None:
         """Run `work` again whenever it ends: Postgres may be away, and a fault must not end learning."""
@@ -190,8 +256,16 @@ class Registry:
             await self._poll()
 
     async def _poll(self) -> None:
-        versions = await self._source.versions()
+        """Find what a lost message would have said."""
+        digest = await self._source.digest()
         self._contact()
+        if self._clock() - self._rotated_at > _IDLE_S:
+            self._rotated_at = self._clock()
+            self._used_before, self._used = self._used, set()
+        if digest == self._digest or (digest.experiments > _MANY and self._clock() - self._compared_at < _COMPARE_MANY_S):
+            return
+        self._compared_at = self._clock()
+        versions = await self._source.versions()
         self.wake(
             incarnation
             for incarnation, version in versions.items()
@@ -203,8 +277,11 @@ class Registry:
         while True:
             await self._work.wait()
             started = self._clock()
+            many = len(self._changed) > _CHUNK
             compiling = await self._refresh_changed(limit=_CHUNK)
-            rest = compiling * (1 / _COMPILE_SHARE - 1) - (self._clock() - started - compiling)
+            took = self._clock() - started
+            # Reading thousands of experiments, as after a start, must leave time for calls.
+            rest = took if many else compiling * (1 / _COMPILE_SHARE - 1) - (took - compiling)
             if rest > 0:
                 await asyncio.sleep(rest)
 
@@ -240,6 +317,7 @@ class Registry:
         known = {i: e.definition.definition_version for i in incarnations if (e := self._by_incarnation.get(i))}
         read_at_s = self._clock()
         definitions, readings = await self._source.read(incarnations, known)
+        returned_at_s = self._clock()
         self._contact()
         fresh = {definition.incarnation: definition for definition in definitions}
         seconds = 0.0
@@ -248,20 +326,41 @@ class Registry:
             definition = fresh.get(reading.incarnation) or (known_entry.definition if known_entry else None)
             if definition is None or (known_entry and known_entry.policy_version > reading.policy_version):
                 continue
-            policy = None
-            if definition.state == "running":
-                started = self._clock()
-                policy = await asyncio.get_running_loop().run_in_executor(
-                    self._compiler, compile_policy, definition, reading.policy_version, reading.evidence
-                )
-                seconds += self._clock() - started
-            newest = self._by_incarnation.get(reading.incarnation)
-            # While this one was compiled, a direct refresh may have put in a newer one.
-            if newest is None or newest.policy_version <= reading.policy_version:
-                entry = Entry(definition, reading.policy_version, policy, read_at_s)
-                self._entries[definition.experiment_id] = entry
-                self._by_incarnation[reading.incarnation] = entry
+            seconds += await self._put(definition, reading, read_at_s)
+            if known_entry is not None and known_entry.policy_version < reading.policy_version:
+                self._lag.learned(reading.changed_ago_s + self._clock() - returned_at_s)
         return seconds
+
+    async def _put(self, definition: Definition, reading: EvidenceReading, read_at_s: float) -> float:
+        """Compile a reading if somebody routes by it, and put it in place; returns the seconds that compiling took."""
+        policy, seconds = None, 0.0
+        if definition.state == "running" and self._is_used(definition.incarnation):
+            previous = self._by_incarnation.get(definition.incarnation)
+            started = self._clock()
+            policy = await asyncio.get_running_loop().run_in_executor(
+                self._compiler,
+                compile_policy,
+                definition,
+                reading.policy_version,
+                reading.evidence,
+                previous.policy if previous is not None else None,
+            )
+            seconds = self._clock() - started
+        self._swap(Entry(definition, reading, policy, read_at_s))
+        return seconds
+
+    def _is_used(self, incarnation: int) -> bool:
+        return incarnation in self._used or incarnation in self._used_before
+
+    def _swap(self, entry: Entry) -> None:
+        newest = self._by_incarnation.get(entry.definition.incarnation)
+        # While this one was compiled, a direct refresh may have put in a newer one.
+        if newest is not None and newest.policy_version > entry.policy_version:
+            return
+        self._entries[entry.definition.experiment_id] = entry
+        self._by_incarnation[entry.definition.incarnation] = entry
+        before = Digest(0, 0, 0) if newest is None else newest.digest
+        self._digest = Digest(*(known - b + a for known, b, a in zip(self._digest, before, entry.digest, strict=True)))
 
     async def _find(self, experiment_id: str) -> None:
         incarnation = await self._source.find(experiment_id)
@@ -270,7 +369,9 @@ class Registry:
         elif len(self._absent) < _ABSENT_KEPT:
             self._absent[experiment_id] = self._clock() + _ABSENT_S
 
-    async def _single_flight(self, key: str | int, work: Callable[[], Coroutine[None, None, object]]) -> None:
+    async def _single_flight(
+        self, key: str | int | tuple[str, int], work: Callable[[], Coroutine[None, None, object]]
+    ) -> None:
         task = self._lookups.get(key)
         if task is None:
             task = asyncio.ensure_future(work())

@@ -3,21 +3,24 @@
 import asyncio
 import contextlib
 import logging
-import random
-import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import cast
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
+from router.clocks import Clocks
 from router.decide import Decider
+from router.deployment import Deployment, find_deployment, is_still
 from router.feedback import Feedback
+from router.feedback_spool import FeedbackSpool
+from router.gate import Gate
 from router.ingest import Ingest
-from router.interceptors import CallInterceptor
+from router.interceptors import InterceptingServer
 from router.journal import Journal
 from router.registry import Registry
 from router.services.experiments import ExperimentService
@@ -26,10 +29,10 @@ from router.services.routing import RouterService
 from router.settings import WorkerSettings
 from router.sticky import StickyUnits
 from router.storage.database import Database, DatabaseUrl
+from router.storage.errors import StorageUnavailableError
 from router.storage.reader import Announcer, PolicyReader
 from router.storage.sticky import StickyTable
-from router.storage.token_keys import deployment_id, load_codec
-from router.storage.writer import Writer
+from router.storage.writer import EventWriter
 from router.v1 import (
     experiments_pb2,
     experiments_pb2_grpc,
@@ -51,6 +54,9 @@ _OPTIONS = (
 )
 _DRAIN_S = 10.0
 _GOODBYE_S = 1.0
+#: A server stops once no call has come for this long, and holds calls up for this long at most.
+_QUIET_S = 0.01
+_HELD_UP_S = 0.25
 _SERVICES = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
     for module, name in (
@@ -61,22 +67,6 @@ _SERVICES = tuple(
 )
 
 
-def _seeded_by_system() -> random.Random:
-    # Draws arms and makes keys unique; secrets come from elsewhere.
-    return random.Random(random.SystemRandom().getrandbits(256))  # noqa: S311
-
-
-@dataclass(frozen=True, slots=True)
-class Clocks:
-    """The clocks and the randomness of a process."""
-
-    #: Microseconds since the epoch.
-    now_us: Callable[[], int] = lambda: time.time_ns() // 1000
-    #: Seconds, never stepping back.
-    monotonic: Callable[[], float] = time.monotonic
-    rng: random.Random = field(default_factory=_seeded_by_system)
-
-
 class Server:
     """One router process. The schema must be at this version's revision."""
 
@@ -84,6 +74,8 @@ class Server:
         self._settings = settings
         self._clocks = clocks or Clocks()
         self._closers = contextlib.AsyncExitStack()
+        #: Set once another deployment has taken the place of the one this process started for: it should start over.
+        self.obsolete = asyncio.Event()
         self.port = 0
 
     async def start(self) -> None:
@@ -92,8 +84,8 @@ class Server:
         async with contextlib.AsyncExitStack() as starting:
             database = Database(DatabaseUrl.parse(settings.database_url))
             starting.push_async_callback(database.dispose)
-            codec = await load_codec(database)
-            spool = Path(settings.spool_dir) / str(await deployment_id(database))
+            deployment = await find_deployment(database, Path(settings.spool_dir))
+            codec, spool = deployment.codec, deployment.directory
 
             announcer = Announcer(database)
             announcing = asyncio.create_task(announcer.run(), name="announcer")
@@ -101,9 +93,12 @@ class Server:
 
             assignments = StickyTable(database)
             starting.push_async_callback(assignments.close)
-            await assignments.open()
+            with contextlib.suppress(StorageUnavailableError):  # it connects again once there is a unit
+                await assignments.open()
             sticky = StickyUnits(assignments, lambda: clocks.now_us() / 1e6)
             registry = Registry(PolicyReader(database), clocks.monotonic, sticky)
+            if deployment.saved is not None:
+                await self._start_from(deployment, database, registry, starting)
             await registry.start()
             starting.push_async_callback(registry.stop)
 
@@ -111,21 +106,27 @@ class Server:
                 registry.wake(incarnations)
                 announcer.announce(incarnations)
 
-            ingest = Ingest(Writer(database), changed)
+            journal = Journal(spool)
+            starting.callback(journal.close)
+            feedback_spool = FeedbackSpool(spool)
+            starting.callback(feedback_spool.close)
+            ingest = Ingest(EventWriter(database), feedback_spool, changed)
             ingest.start()
             starting.push_async_callback(ingest.stop)
-            journal = Journal(spool, Writer(database), codec)
-            journal.start()
-            starting.push_async_callback(journal.stop)
 
-            server = grpc.aio.server(interceptors=[CallInterceptor()], options=_OPTIONS)
+            server = grpc.aio.server(options=_OPTIONS)
+            gate = Gate(server)
+            registrar = cast(grpc.aio.Server, InterceptingServer(cast(grpc.aio.Server, gate)))
             decider = Decider(registry, sticky, codec, journal, clocks.now_us, clocks.rng)
             feedback = Feedback(registry, codec, clocks.now_us)
-            routing_pb2_grpc.add_RouterServiceServicer_to_server(RouterService(decider, feedback, ingest), server)
-            experiments_pb2_grpc.add_ExperimentServiceServicer_to_server(
-                ExperimentService(database, registry, announcer.announce), server
+            routing = RouterService(decider, feedback, ingest)
+            routing_pb2_grpc.add_RouterServiceServicer_to_server(
+                cast(routing_pb2_grpc.RouterServiceServicer, routing), registrar
             )
-            posteriors_pb2_grpc.add_PosteriorServiceServicer_to_server(PosteriorService(database), server)
+            experiments_pb2_grpc.add_ExperimentServiceServicer_to_server(
+                ExperimentService(database, registry, announcer.announce), registrar
+            )
+            posteriors_pb2_grpc.add_PosteriorServiceServicer_to_server(PosteriorService(database), registrar)
             health = HealthServicer()
             health_pb2_grpc.add_HealthServicer_to_server(health, server)
             names = (*_SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
@@ -134,12 +135,27 @@ class Server:
             for name in ("", *_SERVICES):
                 await health.set(name, health_pb2.HealthCheckResponse.SERVING)
             await server.start()
-            starting.push_async_callback(_drained, server, health, ingest)
+            starting.push_async_callback(_drained, server, gate, health, ingest)
             self._closers = starting.pop_all()
 
     async def stop(self) -> None:
-        """Refuse new calls, finish those under way, commit and journal what they left, and let go."""
+        """Refuse new calls, finish those under way, commit or spool what they left, and let go."""
         await self._closers.aclose()
+
+    async def _start_from(
+        self, deployment: Deployment, database: Database, registry: Registry, starting: contextlib.AsyncExitStack
+    ) -> None:
+        """Serve the policies of the saved copy until Postgres is back."""
+        saved = deployment.saved
+        assert saved is not None  # noqa: S101 - asked before
+        age = datetime.fromtimestamp(self._clocks.now_us() / 1e6, UTC) - saved.as_of
+        registry.seed(saved.experiments, max(0.0, age.total_seconds()))
+
+        async def watch() -> None:
+            if not await is_still(database, deployment):
+                self.obsolete.set()
+
+        starting.push_async_callback(_cancelled, asyncio.create_task(watch(), name="deployment"))
 
 
 def _listen(server: grpc.aio.Server, settings: WorkerSettings) -> int:
@@ -150,9 +166,13 @@ def _listen(server: grpc.aio.Server, settings: WorkerSettings) -> int:
         raise OSError(f"cannot listen on {host}:{settings.port}: is another program using it?") from error
 
 
-async def _drained(server: grpc.aio.Server, health: HealthServicer, ingest: Ingest) -> None:
+async def _drained(server: grpc.aio.Server, gate: Gate, health: HealthServicer, ingest: Ingest) -> None:
     await health.enter_graceful_shutdown()
+    await gate.close(_QUIET_S, _HELD_UP_S)
     stopping = asyncio.create_task(server.stop(_DRAIN_S + _GOODBYE_S))
+    # Replies must come after the message that tells clients to connect again.
+    await asyncio.sleep(_QUIET_S)
+    gate.open()
     await asyncio.wait([stopping], timeout=_DRAIN_S)
     if not stopping.done():
         # Rewards that Postgres still holds up: their clients are told to go elsewhere, rather than cut off.

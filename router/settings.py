@@ -7,6 +7,9 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Self
 
+#: The role of the process that is the keeper; the others are workers.
+KEEPER = "keeper"
+
 
 class SettingsError(ValueError):
     """A setting that cannot be used; the message names it, its value and what to do."""
@@ -47,6 +50,14 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
+def retention_days(text: str) -> int:
+    """Return the days of a text such as 90d."""
+    days = text.removesuffix("d")
+    if not (text.endswith("d") and days.isascii() and days.isdecimal() and 1 <= int(days) <= 36_500):
+        raise SettingsError(f"--retention {text!r}: must be a number of days, as in 90d; leave it out to keep all for ever")
+    return int(days)
+
+
 def default_data_dir() -> Path:
     """Where data lives unless told otherwise: $XDG_DATA_HOME/bandit-router."""
     base = os.environ.get("XDG_DATA_HOME")
@@ -60,9 +71,11 @@ class WorkerSettings:
     host: str
     port: int
     database_url: str
-    #: Journal segments go below it, in a directory for each deployment.
+    #: Segments and the saved copy go below it, in a directory for each deployment.
     spool_dir: str
     log_level: str = "info"
+    #: Days of decisions and events that are kept, besides today's; None is for ever.
+    retention_days: int | None = None
 
     def to_json(self) -> str:
         """Return one line for the worker's standard input."""

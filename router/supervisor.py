@@ -1,13 +1,17 @@
-"""The supervisor: holds the port and the embedded Postgres, and keeps the workers running.
+"""The supervisor: holds the port and the embedded Postgres, and keeps the workers and the keeper running.
 
 Protocol
     It binds the port exclusively, so that a second router is refused, and only then permits sharing: workers bind the
     same port with SO_REUSEPORT and the kernel spreads connections over them. It never listens itself.
 
-    A worker that dies is started again, after a pause that doubles while it keeps dying. A worker notices the
+    A child that dies is started again, after a pause that doubles while it keeps dying. A child notices the
     supervisor's death by the end of its standard input, drains and ends. Postgres, where it is ours, is restarted too.
 
-    SIGTERM and SIGINT: the workers drain, then Postgres stops, then the exit status is 0.
+    While a database that is not ours is away, the service starts from the saved copy of it, if there is one of the schema
+    that this version needs, and the schema is seen to once the database is back.
+
+    SIGTERM and SIGINT: the workers drain, then the keeper stores what they left, then Postgres stops, then the exit status
+    is 0. SIGHUP: every child in turn is replaced by a new one, which answers before the old one drains.
 """
 
 import asyncio
@@ -15,26 +19,24 @@ import contextlib
 import logging
 import signal
 import socket
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from router.child import Slot
 from router.embedded import EmbeddedPostgres, EmbeddedPostgresError
-from router.settings import Address, SettingsError, WorkerSettings
+from router.settings import KEEPER, Address, SettingsError, WorkerSettings
 from router.storage.database import CONNECTIONS_PER_WORKER, DatabaseUrl
-from router.storage.errors import StorageError
-from router.storage.migrate import migrate
+from router.storage.errors import StorageError, StorageUnavailableError
+from router.storage.migrate import migrate, needed_revision, schema_state
+from router.storage.saved import SavedCopyError, find_copy
 
 log = logging.getLogger(__name__)
 
-_START_S = 60.0
-_DRAIN_S = 25.0
-_FIRST_PAUSE_S = 0.2
-_LONGEST_PAUSE_S = 10.0
-#: A worker that served this long is healthy: its next death starts with the first pause again.
-_HEALTHY_S = 30.0
+_WORKER = "worker"
 _POSTGRES_CHECK_S = 0.25
+_POSTGRES_PAUSE_S = 0.2
+_MIGRATE_AGAIN_S = 2.0
 #: For analysts, commands and administrators.
 _OTHER_CONNECTIONS = 50
 
@@ -53,37 +55,67 @@ class ServeSettings:
     data_dir: Path
     workers: int
     log_level: str
+    #: Days of decisions and events that are kept; None is for ever.
+    retention_days: int | None = None
 
 
 def serve(settings: ServeSettings, announce: Callable[[str], None]) -> int:
     """Run until told to stop; `announce` is told the address once every worker answers. Returns the exit status.
 
-    Raises StartError, SettingsError, StorageError or EmbeddedPostgresError if it cannot start.
+    To be called in the main thread. Raises StartError, SettingsError, StorageError or EmbeddedPostgresError if it cannot
+    start.
     """
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(hold_port(settings.address))
-        postgres: EmbeddedPostgres | None = None
-        if settings.database_url is None:
-            postgres = stack.enter_context(
-                EmbeddedPostgres(
-                    settings.data_dir,
-                    settings={"max_connections": str(_OTHER_CONNECTIONS + settings.workers * CONNECTIONS_PER_WORKER)},
-                )
-            )
-        else:
-            _make_directory(settings.data_dir)
-        url = DatabaseUrl.parse(postgres.url if postgres is not None else settings.database_url or "")
-        before = migrate(url)
-        if before.pending:
-            log.info("database migrated from %s to %s", before.current or "empty", before.needed)
-        worker = WorkerSettings(
-            host=settings.address.host,
-            port=listener.getsockname()[1],
-            database_url=url.url,
-            spool_dir=str(settings.data_dir / "spool"),
-            log_level=settings.log_level,
-        )
-        return asyncio.run(_Supervision(worker, settings.workers, postgres, announce).run())
+    told = _StopSignals()
+    try:
+        with contextlib.ExitStack() as stack:
+            supervision = _prepared(settings, announce, stack)
+            # An interruption may have been raised where exceptions have nowhere to go.
+            return asyncio.run(supervision.run()) if not told.to_stop else 0
+    except KeyboardInterrupt:
+        log.info("stopped before it served")
+        return 0
+
+
+class _StopSignals:
+    """Until the event loop answers signals: SIGTERM and SIGINT interrupt what is under way, and SIGHUP does nothing."""
+
+    def __init__(self) -> None:
+        self.to_stop = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._interrupt)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def _interrupt(self, number: int, frame: object) -> None:
+        self.to_stop = True
+        raise KeyboardInterrupt
+
+
+def _prepared(settings: ServeSettings, announce: Callable[[str], None], stack: contextlib.ExitStack) -> "Supervision":
+    """Hold the port, and have a database, or what will do until there is one."""
+    listener = stack.enter_context(hold_port(settings.address))
+    postgres: EmbeddedPostgres | None = None
+    spool_dir = settings.data_dir / "spool"
+    if settings.database_url is None:
+        # The keeper, and the one that takes another's place, connect as a worker does.
+        processes = settings.workers + 2
+        connections = _OTHER_CONNECTIONS + processes * CONNECTIONS_PER_WORKER
+        postgres = stack.enter_context(EmbeddedPostgres(settings.data_dir, settings={"max_connections": str(connections)}))
+        url = DatabaseUrl.parse(postgres.url)
+        migrate_logged(url)
+        migrated = True
+    else:
+        _make_directory(settings.data_dir)
+        url = DatabaseUrl.parse(settings.database_url)
+        migrated = _migrated_or_saved(url, spool_dir)
+    worker = WorkerSettings(
+        host=settings.address.host,
+        port=listener.getsockname()[1],
+        database_url=url.url,
+        spool_dir=str(spool_dir),
+        log_level=settings.log_level,
+        retention_days=settings.retention_days,
+    )
+    return Supervision(worker, settings.workers, postgres, announce, migrated=migrated)
 
 
 def hold_port(address: Address) -> socket.socket:
@@ -106,6 +138,31 @@ def hold_port(address: Address) -> socket.socket:
     return holder
 
 
+def migrate_logged(url: DatabaseUrl) -> None:
+    """As `migrate`, and say what was done."""
+    before = migrate(url)
+    if before.pending:
+        log.info("database migrated from %s to %s", before.current or "empty", before.needed)
+
+
+def _migrated_or_saved(url: DatabaseUrl, spool_dir: Path) -> bool:
+    """Migrate; False if that has to wait, and the service can do without it until then."""
+    try:
+        migrate_logged(url)
+        return True
+    except StorageUnavailableError as error:
+        with contextlib.suppress(StorageError):
+            if not schema_state(url).pending:
+                log.warning("Postgres cannot write just now (%s), and nothing has to be migrated", error)
+                return False
+        try:
+            copy = find_copy(spool_dir, url.shown, needed_revision())
+        except SavedCopyError as missing:
+            raise StartError(f"{error}; cannot start without it: {missing}") from error
+        log.error("%s: starting from the saved copy in %s", error, copy.parent)
+        return False
+
+
 def _make_directory(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -113,117 +170,79 @@ def _make_directory(path: Path) -> None:
         raise SettingsError(f"--data-dir {path}: cannot be made: {error.strerror}") from error
 
 
-class _Worker:
-    """One worker process."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.failure = ""
-
-    @classmethod
-    async def spawn(cls, settings: WorkerSettings) -> "_Worker":
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "router.worker",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            # A Ctrl-C goes to the supervisor alone, which then drains the workers in order.
-            start_new_session=True,
-        )
-        assert process.stdin is not None  # noqa: S101 - asked for above
-        process.stdin.write(settings.to_json().encode() + b"\n")
-        return cls(process)
-
-    async def ready(self) -> bool:
-        """Wait until it answers calls; False if it cannot."""
-        assert self.process.stdout is not None  # noqa: S101 - asked for above
-        try:
-            async with asyncio.timeout(_START_S):
-                line = (await self.process.stdout.readline()).decode().strip()
-        except TimeoutError:
-            self.failure = f"it did not answer within {_START_S:.0f} s"
-            self.process.kill()
-            return False
-        if line.startswith("ready "):
-            return True
-        self.failure = line.removeprefix("failed ") or f"it ended with status {await self.process.wait()}"
-        return False
-
-    def terminate(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self.process.terminate()
-
-    async def ended(self) -> None:
-        """Wait for its end, by force if it does not drain in time."""
-        try:
-            async with asyncio.timeout(_DRAIN_S):
-                await self.process.wait()
-        except TimeoutError:
-            log.error("worker %d did not drain within %.0f s and is killed", self.process.pid, _DRAIN_S)
-            self.process.kill()
-            await self.process.wait()
-
-
-class _Supervision:
+class Supervision:
     """The running service."""
 
     def __init__(
-        self, settings: WorkerSettings, count: int, postgres: EmbeddedPostgres | None, announce: Callable[[str], None]
+        self,
+        settings: WorkerSettings,
+        count: int,
+        postgres: EmbeddedPostgres | None,
+        announce: Callable[[str], None],
+        *,
+        migrated: bool,
     ) -> None:
         self._settings = settings
-        self._count = count
         self._postgres = postgres
         self._announce = announce
+        self._migrated = migrated
         self._stop = asyncio.Event()
-        self._workers: set[_Worker] = set()
+        self._renew = asyncio.Event()
+        self._workers = [Slot(_WORKER, lambda: self._settings) for _ in range(count)]
+        self._keeper = Slot(KEEPER, lambda: self._settings)
 
     async def run(self) -> int:
+        """Run until told to stop; returns the exit status."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._renew.set)
         tasks: list[asyncio.Task[None]] = []
         try:
-            first = await asyncio.gather(*(_Worker.spawn(self._settings) for _ in range(self._count)))
-            self._workers.update(first)
-            for worker in first:
-                if not await worker.ready():
-                    raise StartError(f"a worker cannot start: {worker.failure}")
-            address = Address(self._settings.host, self._settings.port)
-            self._announce(f"bandit-router serving on {address} with {self._count} worker{'s' * (self._count > 1)}")
-            tasks = [asyncio.create_task(self._keep(worker)) for worker in first]
-            if self._postgres is not None:
-                tasks.append(asyncio.create_task(self._keep_postgres(self._postgres)))
-            await self._stop.wait()
-            log.info("stopping: %d workers drain", len(self._workers))
+            tasks.append(asyncio.create_task(self._serve()))
+            stopping = asyncio.create_task(self._stop.wait())
+            await asyncio.wait([tasks[0], stopping], return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            if tasks[0].done():
+                tasks[0].result()
+            log.info("stopping: the workers drain, then the keeper")
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            for worker in self._workers:
-                worker.terminate()
-            await asyncio.gather(*(worker.ended() for worker in self._workers))
+            await asyncio.gather(*(slot.stop() for slot in self._workers))
+            await self._keeper.stop()
         return 0
 
-    async def _keep(self, worker: _Worker) -> None:
-        """Start the worker again whenever it dies."""
-        loop = asyncio.get_running_loop()
-        pause_s = _FIRST_PAUSE_S
+    async def _serve(self) -> None:
+        """Start every child, then see to them until cancelled."""
+        slots = [*self._workers, self._keeper]
+        first = await asyncio.gather(*(slot.spawn() for slot in slots))
+        for slot, child in zip(slots, first, strict=True):
+            if not await child.ready():
+                raise StartError(f"a {child.role} cannot start: {child.failure}")
+            slot.keep(child)
+        address, count = Address(self._settings.host, self._settings.port), len(self._workers)
+        self._announce(f"bandit-router serving on {address} with {count} worker{'s' * (count > 1)}")
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._renew_children())
+            if self._postgres is not None:
+                tasks.create_task(self._keep_postgres(self._postgres))
+            if not self._migrated:
+                tasks.create_task(self._migrate_later())
+
+    async def _renew_children(self) -> None:
+        """Replace every child in turn, whenever asked to."""
         while True:
-            began = loop.time()
-            status = await worker.process.wait()
-            self._workers.discard(worker)
-            if loop.time() - began > _HEALTHY_S:
-                pause_s = _FIRST_PAUSE_S
-            log.error("worker %d ended with status %d; another starts in %.1f s", worker.process.pid, status, pause_s)
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-            worker = await _Worker.spawn(self._settings)
-            self._workers.add(worker)
-            if await worker.ready():
-                log.info("worker %d serves", worker.process.pid)
+            await self._renew.wait()
+            self._renew.clear()
+            log.info("every worker is replaced in turn, then the keeper")
+            for slot in (*self._workers, self._keeper):
+                if not await slot.replace():
+                    log.error("the others stay as they are")
+                    break
             else:
-                log.error("worker %d cannot start: %s", worker.process.pid, worker.failure)
+                log.info("every worker and the keeper are new")
 
     async def _keep_postgres(self, postgres: EmbeddedPostgres) -> None:
         loop = asyncio.get_running_loop()
@@ -236,10 +255,27 @@ class _Supervision:
                 await loop.run_in_executor(None, postgres.restart)
             except (EmbeddedPostgresError, StorageError) as error:
                 log.error("the embedded Postgres cannot start: %s", error)
-                await asyncio.sleep(_FIRST_PAUSE_S)
+                await asyncio.sleep(_POSTGRES_PAUSE_S)
                 continue
-            if postgres.url != self._settings.database_url:
-                # Its port was taken meanwhile: workers must hear the new address, so they are replaced one by one.
-                self._settings = replace(self._settings, database_url=DatabaseUrl.parse(postgres.url).url)
-                for worker in list(self._workers):
-                    worker.terminate()
+            url = DatabaseUrl.parse(postgres.url).url
+            if url != self._settings.database_url:
+                # Its port was taken meanwhile: the children must hear the new address.
+                self._settings = replace(self._settings, database_url=url)
+                self._renew.set()
+
+    async def _migrate_later(self) -> None:
+        """See to the schema as soon as Postgres is back."""
+        said = ""
+        while True:
+            await asyncio.sleep(_MIGRATE_AGAIN_S)
+            try:
+                await asyncio.to_thread(migrate_logged, DatabaseUrl.parse(self._settings.database_url))
+            except StorageUnavailableError:
+                continue
+            except StorageError as error:
+                if str(error) != said:
+                    log.error("Postgres is back, and cannot be used: %s", error)
+                said = str(error)
+                continue
+            log.info("Postgres is back, and its schema is the one that is needed")
+            return

@@ -11,11 +11,12 @@ token tells nothing about a user. Only the canonical form is accepted, so that o
 
 import binascii
 import struct
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from hmac import compare_digest
+from typing import NamedTuple
 
 from router.errors import InvalidArgumentError
 
@@ -24,11 +25,12 @@ _HEAD = struct.Struct("!BIQ16sHHBQdQ8s8s8sB")
 _MAC_BYTES = 16
 _NOT_LEARNED = 1
 _ABSENT = bytes(8)
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
+_STANDARD = bytes.maketrans(b"-_", b"+/")
 
 
-@dataclass(frozen=True, slots=True)
-class DecisionToken:
-    """What a decision id says."""
+class DecisionToken(NamedTuple):
+    """What a decision id says. A named tuple: two are made for every decision that is rewarded."""
 
     #: The experiment, by its incarnation: a number never used twice.
     incarnation: int
@@ -59,12 +61,34 @@ class TokenKey:
     secret: bytes
 
 
+class _Keyed:
+    """The keyed hashes of one key. Copying a keyed state costs less than half of keying a new one."""
+
+    __slots__ = ("_identifier", "_mac", "secret")
+
+    def __init__(self, secret: bytes) -> None:
+        self.secret = secret
+        self._mac = blake2b(key=secret, digest_size=_MAC_BYTES, person=b"decision id")
+        self._identifier = blake2b(key=secret, digest_size=8, person=b"identifier")
+
+    def mac(self, body: bytes) -> bytes:
+        state = self._mac.copy()
+        state.update(body)
+        return state.digest()
+
+    def identifier(self, value: str) -> bytes:
+        state = self._identifier.copy()
+        state.update(value.encode())
+        return state.digest()
+
+
 class TokenCodec:
     """Mints and opens decision ids. The newest key signs; every known key verifies."""
 
     def __init__(self, signing: TokenKey, verifying: Mapping[int, bytes]) -> None:
-        self._signing = signing
-        self._secrets = {**verifying, signing.key_id: signing.secret}
+        self._key_id = signing.key_id
+        self._keyed = {key_id: _Keyed(secret) for key_id, secret in {**verifying, signing.key_id: signing.secret}.items()}
+        self._signing = self._keyed[signing.key_id]
 
     @property
     def secret(self) -> bytes:
@@ -73,17 +97,15 @@ class TokenCodec:
 
     def hash_id(self, value: str) -> bytes:
         """Return the 8-byte keyed hash of a unit, session or turn id; zeros for an empty one."""
-        if not value:
-            return _ABSENT
-        return blake2b(value.encode(), key=self._signing.secret, digest_size=8, person=b"identifier").digest()
+        return self._signing.identifier(value) if value else _ABSENT
 
-    def mint(self, token: DecisionToken) -> tuple[str, bytes]:
-        """Return the decision id and the signed bytes it encodes."""
+    def mint(self, token: DecisionToken) -> tuple[bytes, bytes]:
+        """Return the decision id, in ASCII, and the signed bytes it encodes."""
         segment = token.segment.encode()
         body = (
             _HEAD.pack(
                 FORMAT,
-                self._signing.key_id,
+                self._key_id,
                 token.incarnation,
                 token.decision_key,
                 token.arm,
@@ -99,8 +121,8 @@ class TokenCodec:
             )
             + segment
         )
-        raw = body + _mac(self._signing.secret, body)
-        return urlsafe_b64encode(raw).rstrip(b"=").decode("ascii"), raw
+        raw = body + self._signing.mac(body)
+        return b2a_base64(raw, newline=False).translate(_URL_SAFE).rstrip(b"="), raw
 
     def open(self, decision_id: str) -> DecisionToken:
         """Verify a decision id and return what it says.
@@ -111,60 +133,67 @@ class TokenCodec:
 
     def open_raw(self, raw: bytes) -> DecisionToken:
         """As `open`, from the signed bytes."""
-        if len(raw) < _HEAD.size + _MAC_BYTES or raw[0] != FORMAT:
-            raise _refused("MALFORMED", "is not a decision id of this router: send back what Route returned, unchanged")
-        body, mac = raw[:-_MAC_BYTES], raw[-_MAC_BYTES:]
-        (
-            _,
-            key_id,
-            incarnation,
-            decision_key,
-            arm,
-            rule_version,
-            flags,
-            policy_version,
-            propensity,
-            decided_at_us,
-            unit,
-            session,
-            turn,
-            segment_bytes,
-        ) = _HEAD.unpack_from(body)
-        if len(body) != _HEAD.size + segment_bytes:
-            raise _refused("MALFORMED", "is cut short or has bytes too many")
-        secret = self._secrets.get(key_id)
-        if secret is None:
+        try:
+            token = parse_token(raw)
+        except ValueError as error:
+            raise _refused("MALFORMED", str(error)) from None
+        keyed = self._keyed.get(int.from_bytes(raw[1:5], "big"))
+        if keyed is None:
             raise _refused("FOREIGN", "was signed by another deployment, or by a key that this one no longer keeps")
-        if not compare_digest(mac, _mac(secret, body)):
+        if not compare_digest(raw[-_MAC_BYTES:], keyed.mac(raw[:-_MAC_BYTES])):
             raise _refused("TAMPERED", "was altered: its signature does not hold")
-        return DecisionToken(
-            incarnation=incarnation,
-            decision_key=decision_key,
-            arm=arm,
-            reward_rule_version=rule_version,
-            learned=not flags & _NOT_LEARNED,
-            policy_version=policy_version,
-            propensity=propensity,
-            decided_at_us=decided_at_us,
-            unit_hash=unit,
-            session_hash=session,
-            turn_hash=turn,
-            segment=body[_HEAD.size :].decode(),
-        )
+        return token
 
 
-def _mac(secret: bytes, body: bytes) -> bytes:
-    return blake2b(body, key=secret, digest_size=_MAC_BYTES, person=b"decision id").digest()
+def parse_token(raw: bytes) -> DecisionToken:
+    """Return what signed bytes say without verifying who signed them: for files that nobody else can write.
+
+    Raises ValueError if they have another layout.
+    """
+    if len(raw) < _HEAD.size + _MAC_BYTES or raw[0] != FORMAT:
+        raise ValueError("is not a decision id of this router: send back what Route returned, unchanged")
+    (
+        _,
+        _,
+        incarnation,
+        decision_key,
+        arm,
+        rule_version,
+        flags,
+        policy_version,
+        propensity,
+        decided_at_us,
+        unit,
+        session,
+        turn,
+        segment_bytes,
+    ) = _HEAD.unpack_from(raw)
+    if len(raw) != _HEAD.size + segment_bytes + _MAC_BYTES:
+        raise ValueError("is cut short or has bytes too many")
+    return DecisionToken(
+        incarnation,
+        decision_key,
+        arm,
+        rule_version,
+        not flags & _NOT_LEARNED,
+        policy_version,
+        propensity,
+        decided_at_us,
+        unit,
+        session,
+        turn,
+        raw[_HEAD.size : _HEAD.size + segment_bytes].decode(errors="replace"),
+    )
 
 
 def _decode(decision_id: str) -> bytes:
     try:
         encoded = decision_id.encode("ascii")
-        raw = urlsafe_b64decode(encoded + b"=" * (-len(encoded) % 4))
-    except (UnicodeEncodeError, binascii.Error, ValueError):
+        raw = a2b_base64(encoded.translate(_STANDARD) + b"=" * (-len(encoded) % 4))
+    except (UnicodeEncodeError, binascii.Error):
         raise _refused("MALFORMED", "is not unpadded base64url") from None
     # Decoding forgives padding, foreign characters and stray bits; re-encoding does not.
-    if urlsafe_b64encode(raw).rstrip(b"=") != encoded:
+    if b2a_base64(raw, newline=False).translate(_URL_SAFE).rstrip(b"=") != encoded:
         raise _refused("MALFORMED", "is not in the canonical form that Route returned")
     return raw
 

@@ -1,7 +1,8 @@
 """Validation: the rules that the proto declares, as errors that name field and rule."""
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, cast
 
@@ -11,20 +12,63 @@ from protovalidate import Validator, Violation
 
 from router.buf.validate import validate_pb2
 from router.errors import FieldViolation, InvalidArgumentError
+from router.v1 import routing_pb2, types_pb2
 
 _validator = Validator()
 #: A map key is quoted up to this many characters.
 _LONGEST_KEY = 64
 
 
+#: Five ids that obey the rules of each: what most requests consist of.
+_PLAIN_IDS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}(?:\x1f[ -~]{0,256}){4}").fullmatch
+_PLAIN_EVENT_ID = re.compile(r"[ -~]{1,128}").fullmatch
+
+
 def validate(message: Message) -> None:
     """Raise InvalidArgumentError naming the fields that break a rule, and the rules."""
+    is_plain = _PLAIN.get(type(message))
+    if is_plain is not None and is_plain(message):
+        return
     too_many = list(_counts_exceeded(message, ""))
     if too_many:
         raise _refusal(too_many)
     found = _validator.collect_violations(message)
     if found:
         raise _refusal([FieldViolation(field_path(v), _rule(v)) for v in found])
+
+
+def _is_plain_route(message: Any) -> bool:
+    """Whether a RouteRequest obviously breaks no rule: a fifth of the validator's time, for most requests.
+
+    It may say False of a valid request, never True of another.
+    """
+    request: routing_pb2.RouteRequest = message
+    ids = (request.experiment_id, request.unit_id, request.session_id, request.turn_id, request.request_id)
+    return _PLAIN_IDS("\x1f".join(ids)) is not None and not (
+        request.eligible_arm_ids
+        or request.segment
+        or request.force_arm_id
+        or request.prompt_fingerprint
+        or request.HasField("prompt_similarity")
+    )
+
+
+def _is_plain_reward(message: Any) -> bool:
+    """As `_is_plain_route`, of a RewardRequest."""
+    request: routing_pb2.RewardRequest = message
+    return (
+        0 < len(request.decision_id) <= 512
+        and _PLAIN_EVENT_ID(request.event_id) is not None
+        and (1 <= request.signal <= _LAST_SIGNAL or (request.HasField("reward") and 0.0 <= request.reward <= 1.0))
+        and not request.metadata
+    )
+
+
+_LAST_SIGNAL = max(types_pb2.Signal.values())
+_PLAIN: dict[type, Callable[[Any], bool]] = {
+    routing_pb2.RouteRequest: _is_plain_route,
+    routing_pb2.RewardRequest: _is_plain_reward,
+}
 
 
 def _refusal(violations: list[FieldViolation]) -> InvalidArgumentError:

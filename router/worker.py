@@ -1,20 +1,25 @@
-"""A worker process: one Server, told what to do on standard input.
+"""A process below the supervisor: one Server or, with the argument `keeper`, one Keeper, told what to do on standard input.
 
-The first line of standard input holds the settings; its end means that the supervisor is gone, and the worker drains and
+The first line of standard input holds the settings; its end means that the supervisor is gone, and the process drains and
 ends as it does on SIGTERM. One line on standard output says `ready PORT` or `failed REASON`.
 """
 
 import asyncio
+import gc
 import logging
 import os
 import signal
 import sys
 
+from router.keeper import Keeper
 from router.server import Server
-from router.settings import WorkerSettings
+from router.settings import KEEPER, WorkerSettings
 from router.storage.errors import StorageError
 
 log = logging.getLogger(__name__)
+
+#: What the keeper does never takes the processor from answering.
+_KEEPER_NICENESS = 5
 
 
 def main() -> int:
@@ -44,17 +49,28 @@ async def _serve(settings: WorkerSettings) -> int:
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, stop.set)
     loop.add_reader(sys.stdin.fileno(), _until_end, stop)
-    server = Server(settings)
+    part: Server | Keeper
+    if KEEPER in sys.argv[1:]:
+        os.nice(_KEEPER_NICENESS)
+        part = Keeper(settings)
+    else:
+        part = Server(settings)
     try:
-        await server.start()
+        await part.start()
     except (StorageError, OSError) as error:
         _say(f"failed {error}")
         return 1
-    _say(f"ready {server.port}")
-    await stop.wait()
+    # What is there by now stays: collections need not look at it, and so never hold up calls for long.
+    gc.collect()
+    gc.freeze()
+    _say(f"ready {part.port if isinstance(part, Server) else 0}")
+    ends = [asyncio.create_task(event.wait()) for event in (stop, part.obsolete)]
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    for end in ends:
+        end.cancel()
     log.info("draining")
-    await server.stop()
-    return 0
+    await part.stop()
+    return int(part.obsolete.is_set())
 
 
 def _until_end(stop: asyncio.Event) -> None:

@@ -77,8 +77,8 @@ async def start_router(tmp_path: Path) -> AsyncIterator[StartRouter]:
     """Starts routers that share a spool directory, as the workers of a host do; they end with the test."""
     started: list[Router] = []
 
-    async def start(url: str, clocks: Clocks | None = None) -> Router:
-        router = await Router.start(url, tmp_path / "spool", clocks)
+    async def start(url: str, clocks: Clocks | None = None, *, keeper: bool = True) -> Router:
+        router = await Router.start(url, tmp_path / "spool", clocks, keeper=keeper)
         started.append(router)
         return router
 

@@ -87,6 +87,8 @@ def replay(database_url: str | None, data_dir: Path, experiment: str | None, as_
 
 def _report_text(report: ReplayReport) -> str:
     counted = f"{report.events:,} events, {report.outcomes:,} outcomes, {report.rows:,} rows of evidence"
+    if report.base:
+        counted += f"; {report.base:,} outcomes of dropped days are in the base and cannot be replayed"
     if report.agrees:
         return f"replay agrees with live evidence to the last digit: {counted}"
     return f"replay DISAGREES with live evidence in {len(report.disagreements):,} rows: {counted}"
@@ -98,6 +100,7 @@ def _report_json(report: ReplayReport, names: dict[int, str]) -> dict[str, objec
         "events": report.events,
         "outcomes": report.outcomes,
         "rows": report.rows,
+        "base": report.base,
         "disagreements": [
             {
                 "experiment_id": names.get(row.incarnation, str(row.incarnation)),

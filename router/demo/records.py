@@ -35,7 +35,7 @@ _OUTCOMES = "SELECT count(*) FROM outcomes JOIN experiments USING (incarnation) 
 
 _EVIDENCE = """
 SELECT a.arm_id, sum(e.success_micros)::int8, sum(e.failure_micros)::int8, sum(e.n)::int8
-FROM evidence e JOIN experiments x USING (incarnation) JOIN arms a USING (incarnation, arm)
+FROM evidence_all e JOIN experiments x USING (incarnation) JOIN arms a USING (incarnation, arm)
 WHERE x.experiment_id = %s GROUP BY a.arm_id
 """
 

@@ -1,24 +1,20 @@
-"""RouterService: the hot path."""
+"""RouterService: the hot path. Replies are bytes, put together from parts that were serialized before."""
 
 import asyncio
 import time
+from functools import lru_cache
 from typing import TypeAlias
 
-from google.rpc import status_pb2
-
-from router.decide import Decider
-from router.errors import ServiceError
-from router.feedback import Feedback
-from router.ingest import Ingest
+from router.decide import Decider, Decision
+from router.errors import ResourceExhaustedError, ServiceError, UnavailableError
+from router.feedback import Event, Feedback
+from router.ingest import Fate, Ingest, Outcome, Submission, patience_s
 from router.interceptors import as_service_error
 from router.services import Context
 from router.storage.events import EventStatus
 from router.v1 import routing_pb2 as pb
-from router.v1 import routing_pb2_grpc
 from router.validation import validate
-
-#: Whether the event was stored now, once that is known; what storing it means; the arm it is about.
-_Submitted: TypeAlias = "tuple[asyncio.Future[bool], EventStatus, str]"
+from router.wire import embedded
 
 _STATUSES = {
     EventStatus.APPLIED: pb.STATUS_APPLIED,
@@ -29,20 +25,11 @@ _STATUSES = {
 #: How long a batch may keep the event loop from other calls, in seconds.
 _TURN_S = 0.002
 
-
-class _Turn:
-    """Lets other calls in between the items of a batch."""
-
-    def __init__(self) -> None:
-        self._began = time.perf_counter()
-
-    async def give_way(self) -> None:
-        if time.perf_counter() - self._began > _TURN_S:
-            await asyncio.sleep(0)
-            self._began = time.perf_counter()
+#: An item of a batch: decided and yet to be journalled, or done.
+_Routed: TypeAlias = "Decision | bytes"
 
 
-class RouterService(routing_pb2_grpc.RouterServiceServicer):
+class RouterService:
     """Implements `router.v1.RouterService`. Single requests arrive validated; items of batches are validated here."""
 
     def __init__(self, decider: Decider, feedback: Feedback, ingest: Ingest) -> None:
@@ -50,74 +37,162 @@ class RouterService(routing_pb2_grpc.RouterServiceServicer):
         self._feedback = feedback
         self._ingest = ingest
 
-    async def Route(self, request: pb.RouteRequest, context: Context) -> pb.RouteResponse:
-        """See the proto."""
+    async def Route(self, request: pb.RouteRequest, context: Context) -> bytes:
+        """See the proto; the reply is a serialized RouteResponse."""
         decision = await self._decider.decide(request)
-        reply = pb.RouteResponse()
-        reply.CopyFrom(decision.reply)
-        reply.allocation.extend(decision.choice.entries)
-        return reply
+        self._decider.commit(decision.number)
+        return decision.reply + decision.choice.in_reply
 
-    async def BatchRoute(self, request: pb.BatchRouteRequest, context: Context) -> pb.BatchRouteResponse:
-        """See the proto."""
-        reply = pb.BatchRouteResponse()
-        indices: dict[bytes, int] = {}
-        turn = _Turn()
+    async def BatchRoute(self, request: pb.BatchRouteRequest, context: Context) -> bytes:
+        """See the proto; the reply is a serialized BatchRouteResponse."""
+        reply = _BatchRouteReply(self._decider)
+        turn_ends = time.perf_counter() + _TURN_S
         for item in request.requests:
-            await turn.give_way()
-            result = reply.results.add()
             try:
                 validate(item)
-                decision = await self._decider.decide(item)
+                reply.add(await self._decider.decide(item))
             except Exception as error:
-                result.error.CopyFrom(_item_status(error))
-                continue
-            choice = decision.choice
-            index = indices.setdefault(choice.allocation_id, len(indices))
-            if index == len(reply.allocations):
-                reply.allocations.add().entries.extend(choice.entries)
-            result.response.CopyFrom(decision.reply)
-            result.response.allocation_index = index
-        return reply
+                reply.add(_item_error(error))
+            if time.perf_counter() > turn_ends:
+                reply.commit()
+                await asyncio.sleep(0)
+                turn_ends = time.perf_counter() + _TURN_S
+        reply.commit()
+        return reply.serialized()
 
-    async def Reward(self, request: pb.RewardRequest, context: Context) -> pb.RewardResponse:
-        """See the proto."""
-        return await self._acknowledged(await self._submitted(request))
+    async def Reward(self, request: pb.RewardRequest, context: Context) -> bytes:
+        """See the proto; the reply is a serialized RewardResponse."""
+        event = await self._understood(request)
+        submission = self._submit([request], [event], context)
+        await submission.done
+        outcome = submission.outcomes[0]
+        if isinstance(outcome, ServiceError):
+            raise outcome
+        return _reward_reply(_status(event, outcome), event.arm_id if event is not None else "")
 
-    async def BatchReward(self, request: pb.BatchRewardRequest, context: Context) -> pb.BatchRewardResponse:
-        """See the proto."""
-        pending: list[_Submitted | Exception] = []
-        turn = _Turn()
-        for item in request.requests:
-            await turn.give_way()
+    async def BatchReward(self, request: pb.BatchRewardRequest, context: Context) -> bytes:
+        """See the proto; the reply is a serialized BatchRewardResponse."""
+        results: list[bytes] = []
+        accepted: list[int] = []
+        requests: list[pb.RewardRequest] = []
+        events: list[Event | None] = []
+        turn_ends = time.perf_counter() + _TURN_S
+        for position, item in enumerate(request.requests):
             try:
                 validate(item)
-                pending.append(await self._submitted(item))
+                events.append(await self._understood(item))
+                requests.append(item)
+                accepted.append(position)
+                results.append(b"")
             except Exception as error:
-                pending.append(error)
-        reply = pb.BatchRewardResponse()
-        for waiting in pending:
-            await turn.give_way()
-            result = reply.results.add()
-            try:
-                if isinstance(waiting, Exception):
-                    raise waiting
-                result.response.CopyFrom(await self._acknowledged(waiting))
-            except Exception as error:
-                result.error.CopyFrom(_item_status(error))
-        return reply
+                results.append(_item_error(error))
+            if time.perf_counter() > turn_ends:
+                await asyncio.sleep(0)
+                turn_ends = time.perf_counter() + _TURN_S
+        if events:
+            submission = self._submit(requests, events, context)
+            await submission.done
+            for position, event, outcome in zip(accepted, events, submission.outcomes, strict=True):
+                if isinstance(outcome, ServiceError):
+                    results[position] = _item_error(outcome)
+                else:
+                    results[position] = _reward_item(_status(event, outcome), event.arm_id if event is not None else "")
+        return b"".join(results)
 
-    async def _submitted(self, request: pb.RewardRequest) -> _Submitted:
-        row, arm_id = await self._feedback.event(request)
-        return self._ingest.submit(row), row.status, arm_id
+    async def _understood(self, request: pb.RewardRequest) -> Event | None:
+        """Return the event of a request; None if only Postgres knows its experiment, and cannot be asked."""
+        token = self._feedback.open(request)
+        event = self._feedback.event(request, token)
+        if event is not None:
+            return event
+        try:
+            return await self._feedback.lookup(request, token)
+        except UnavailableError:
+            return None
 
-    async def _acknowledged(self, submitted: _Submitted) -> pb.RewardResponse:
-        future, status, arm_id = submitted
-        stored = await future
-        return pb.RewardResponse(status=_STATUSES[status] if stored else pb.STATUS_DUPLICATE, arm_id=arm_id)
+    def _submit(self, requests: list[pb.RewardRequest], events: list[Event | None], context: Context) -> Submission:
+        received_at_us = next((event.row.received_at_us for event in events if event is not None), None)
+        return self._ingest.submit(
+            requests,
+            [event.row if event is not None else None for event in events],
+            self._feedback.now_us() if received_at_us is None else received_at_us,
+            patience_s(context.time_remaining()),
+        )
 
 
-def _item_status(error: Exception) -> status_pb2.Status:
-    """The status of one item: a fault stays the item's own."""
-    service_error: ServiceError = as_service_error(error)
-    return service_error.to_status()
+class _BatchRouteReply:
+    """A BatchRouteResponse that grows by its results, in order."""
+
+    def __init__(self, decider: Decider) -> None:
+        self._decider = decider
+        self._results: list[bytes] = []
+        #: Decided, and not made yet.
+        self._pending: list[_Routed] = []
+        self._since: int | None = None
+        #: Index of each allocation in the reply.
+        self._indices: dict[bytes, int] = {}
+        self._allocations: list[bytes] = []
+
+    def add(self, item: _Routed) -> None:
+        """Add a decision or a serialized result."""
+        self._pending.append(item)
+        if self._since is None and isinstance(item, Decision):
+            self._since = item.number
+
+    def commit(self) -> None:
+        """Make the decisions since the last time; those that the disk refuses become errors."""
+        refusal = b""
+        try:
+            self._decider.commit(self._since)
+        except ResourceExhaustedError as error:
+            refusal = _item_error(error)
+        for item in self._pending:
+            self._results.append(item if isinstance(item, bytes) else refusal or self._result(item))
+        self._pending.clear()
+        self._since = None
+
+    def serialized(self) -> bytes:
+        """Return the whole reply."""
+        return b"".join((*self._results, *self._allocations))
+
+    def _result(self, decision: Decision) -> bytes:
+        choice = decision.choice
+        index = self._indices.get(choice.allocation_id)
+        if index is None:
+            index = self._indices[choice.allocation_id] = len(self._allocations)
+            self._allocations.append(choice.in_batch)
+        response = decision.reply + _index(index) if index else decision.reply
+        return embedded(embedded(response))
+
+
+@lru_cache(1_000)
+def _index(index: int) -> bytes:
+    return pb.RouteResponse(allocation_index=index).SerializeToString()
+
+
+def _status(event: Event | None, outcome: Outcome | None) -> pb.Status:
+    match outcome:
+        case Fate.STORED if event is not None:
+            return _STATUSES[event.row.status]
+        case Fate.KNOWN:
+            return pb.STATUS_DUPLICATE
+        case Fate.DROPPED:
+            return pb.STATUS_LATE
+        case Fate.SPOOLED:
+            return pb.STATUS_SPOOLED
+    raise AssertionError(f"an event that was not understood ended as {outcome}")
+
+
+@lru_cache(10_000)
+def _reward_reply(status: pb.Status, arm_id: str) -> bytes:
+    return pb.RewardResponse(status=status, arm_id=arm_id).SerializeToString()
+
+
+@lru_cache(10_000)
+def _reward_item(status: pb.Status, arm_id: str) -> bytes:
+    return embedded(embedded(_reward_reply(status, arm_id)))
+
+
+def _item_error(error: Exception) -> bytes:
+    """The result of an item that failed, in either kind of batch: a fault stays the item's own."""
+    return embedded(pb.BatchRouteResult(error=as_service_error(error).to_status()).SerializeToString())

@@ -1,24 +1,28 @@
 """One database: its address, its connections, and what it must be able to do."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
 import psycopg
+import sqlalchemy.exc
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import URL, text
 from sqlalchemy.ext.asyncio import AsyncConnection as Connection
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from router.storage.errors import StorageError, translated
+from router.storage.errors import StorageError, StorageUnavailableError, translated
 
 __all__ = ["CONNECTIONS_PER_WORKER", "Connection", "Database", "DatabaseUrl", "check_server", "connect"]
 
 OLDEST_MAJOR = 14
 _CONNECT_TIMEOUT_S = 5
 _POOL_SIZE = 4
-#: A pool for cold paths, and one connection each for events, decisions, sticky units, listening and announcing.
+#: Attempts to connect that fail are this far apart at first, in seconds, and then ever further.
+_FIRST_REST_S, _LONGEST_REST_S = 0.05, 0.5
+#: A pool for cold paths, and one connection each for events, sticky units, learning, listening and announcing.
 CONNECTIONS_PER_WORKER = _POOL_SIZE + 5
 #: A statement of a service waits this long for a lock before it gives up and is tried again.
 _LOCK_TIMEOUT_S = 10
@@ -83,10 +87,28 @@ class Database:
             pool_timeout=_CONNECT_TIMEOUT_S,
             pool_pre_ping=True,
         )
+        #: After failed attempts to connect: for how long, until when, and why there are no others.
+        self._rest_s = 0.0
+        self._rest_until = float("-inf")
+        self._refusal = ""
 
     async def connect(self, *, autocommit: bool = False) -> psycopg.AsyncConnection[Any]:
-        """Open a connection of one's own."""
-        connection = await psycopg.AsyncConnection.connect(self.url.conninfo(), autocommit=True)
+        """Open a connection of one's own.
+
+        After an attempt that failed, others fail at once for a while: whoever needs Postgres asks often, and a server that
+        comes up again must not meet hundreds of attempts a second.
+        """
+        clock = asyncio.get_running_loop().time
+        if clock() < self._rest_until:
+            raise psycopg.OperationalError(self._refusal)
+        try:
+            connection = await psycopg.AsyncConnection.connect(self.url.conninfo(), autocommit=True)
+        except psycopg.OperationalError as error:
+            self._refusal = str(error)
+            self._rest_s = min(max(_FIRST_REST_S, 2 * self._rest_s), _LONGEST_REST_S)
+            self._rest_until = clock() + self._rest_s
+            raise
+        self._rest_s = 0.0
         try:
             # What is acknowledged is on disk, whatever this role's default; a stricter setting is kept.
             await connection.execute(
@@ -105,7 +127,13 @@ class Database:
         """A transaction on a pooled connection; StorageUnavailableError when there is none to be had."""
         with translated():
             async with self._engine.begin() as connection:
-                yield connection
+                try:
+                    yield connection
+                except sqlalchemy.exc.DBAPIError as error:
+                    if isinstance(error.orig, psycopg.errors.ReadOnlySqlTransaction):
+                        # A session keeps the default with which it began, also once the server takes writes again.
+                        await connection.invalidate()
+                    raise
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Connection]:
@@ -140,4 +168,4 @@ def connect(url: DatabaseUrl, *, autocommit: bool = False) -> psycopg.Connection
         return psycopg.connect(url.conninfo(), autocommit=autocommit)
     except psycopg.OperationalError as error:
         reason = " ".join(str(error).split())
-        raise StorageError(f"database {url.shown}: cannot connect: {reason}") from error
+        raise StorageUnavailableError(f"database {url.shown}: cannot connect: {reason}") from error

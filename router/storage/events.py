@@ -1,30 +1,33 @@
 """Events into outcomes and evidence: one transaction a batch, exactly once.
 
 Ordering that everything rests on: the batch first locks the `policy_versions` rows of its experiments, in id order, and
-only a *later* statement reads outcomes. Under READ COMMITTED that statement's snapshot then holds every batch that held
-the lock before; were both one statement, two writers of one decision would each count it.
+only a *later* statement reads events and outcomes. Under READ COMMITTED that statement's snapshot then holds every batch
+that held the lock before; were both one statement, two writers of one decision would each count it. Every event of a
+decision belongs to the same experiment, so nobody else can insert the same keys meanwhile: looking them up first and then
+inserting plainly costs half of what INSERT … ON CONFLICT does.
 
 The outcome of a decision is the greatest of its candidates (`bandit.reward`): the batch's own greatest is found first,
 then compared with the stored one. Evidence moves by the difference between the two.
 """
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from enum import Enum
-from typing import Any
-from uuid import UUID
+from enum import StrEnum
+from typing import Any, NamedTuple
 
+import numpy as np
 import psycopg
 
+from router.storage import columns
 from router.storage.errors import translated
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY_US = 86_400_000_000
+_HOUR_US = 3_600_000_000
 
 
-class EventStatus(Enum):
+class EventStatus(StrEnum):
     """What became of a stored event; the names of the proto's Status without its prefix."""
 
     APPLIED = "applied"
@@ -33,8 +36,7 @@ class EventStatus(Enum):
     LIMITED = "limited"
 
 
-@dataclass(frozen=True, slots=True)
-class EventRow:
+class EventRow(NamedTuple):
     """An event that is ready to be stored. Times are microseconds since the epoch."""
 
     decision_key: bytes
@@ -44,6 +46,8 @@ class EventRow:
     segment: str
     #: "signal", "reward" or "call".
     kind: str
+    #: The signal's name; None for other kinds.
+    signal: str | None
     rank: int
     decided_at_us: int
     occurred_at_us: int
@@ -56,30 +60,27 @@ class EventRow:
     policy_version: int
     #: A hash of what the client sent, to tell a repetition from a contradiction.
     content: bytes
-    #: Signal, call report and metadata, as stored.
-    details: Mapping[str, Any] | None
+    #: Call report and metadata as a JSON text; None where there is neither.
+    details: str | None
 
     @property
     def key(self) -> tuple[bytes, int, str]:
         """What an event is unique by: its decision, its decision's day, its own id."""
         return (self.decision_key, self.decided_at_us // _DAY_US, self.event_id)
 
-    @property
-    def decision_day(self) -> date:
-        """The UTC day of the decision, which names the partition."""
-        return day_of(self.decided_at_us)
-
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
     """What a committed batch changed."""
 
-    #: Keys of the events that were stored now; the others were known.
-    stored: frozenset[tuple[bytes, int, str]]
-    #: How many of the known ones came with another content.
+    #: Positions of the rows that were known before.
+    known: frozenset[int]
+    #: How many of those came with another content.
     contradictions: int
     #: Experiments whose evidence moved.
     moved: tuple[int, ...]
+    #: Positions of the rows whose decision's day is no longer kept: they were not stored.
+    dropped: frozenset[int] = frozenset()
 
 
 def day_of(time_us: int) -> date:
@@ -87,65 +88,85 @@ def day_of(time_us: int) -> date:
     return (_EPOCH + timedelta(days=time_us // _DAY_US)).date()
 
 
-_LOCK = """
+def days_of(rows: Sequence[EventRow]) -> set[date]:
+    """Return the UTC days of the rows' decisions, which name their partitions."""
+    return {day_of(number * _DAY_US) for number in {row.decided_at_us // _DAY_US for row in rows}}
+
+
+#: What a connection that applies events needs: its statements only ever look up keys, and a partition that is minutes old
+#: has no statistics yet that would tell the planner so.
+SESSION = """
+SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;
+SET plan_cache_mode = force_generic_plan
+"""
+
+LOCK = """
 SELECT incarnation FROM policy_versions WHERE incarnation = ANY(%s) ORDER BY incarnation FOR UPDATE
 """
 
-# One statement: its parts read the same snapshot, so `replaced` holds outcomes as they were. None of its parts joins two
-# others: the planner cannot know their sizes and would compare every row with every row. Evidence is updated and inserted
-# apart, because the CHECKs of an INSERT … ON CONFLICT would judge a negative difference as if it were a row.
-_APPLY = """
-WITH incoming AS (
-    SELECT decision_key, date '1970-01-01' + (decided_us / 86400000000)::int AS decision_day, event_id, incarnation, arm,
-           segment, timestamptz 'epoch' + (decided_us / 3600000000) * interval '1 hour' AS bucket, kind, rank,
-           timestamptz 'epoch' + decided_us * interval '1 microsecond' AS decided_at,
-           timestamptz 'epoch' + occurred_us * interval '1 microsecond' AS occurred_at,
-           timestamptz 'epoch' + received_us * interval '1 microsecond' AS received_at,
-           reward_micros, status, reward_rule_version, policy_version, content, details::jsonb AS details
-    FROM unnest(%s::uuid[], %s::text[], %s::int8[], %s::int2[], %s::text[], %s::text[], %s::int2[], %s::int8[],
-                %s::int8[], %s::int8[], %s::int4[], %s::text[], %s::int4[], %s::int8[], %s::bytea[], %s::text[])
-         AS t (decision_key, event_id, incarnation, arm, segment, kind, rank, decided_us, occurred_us, received_us,
-               reward_micros, status, reward_rule_version, policy_version, content, details)
+# The range of days says nothing new, but it is known before the statement runs: partitions beyond it are not even opened.
+# One statement: its parts read the same snapshot, so `judged` holds outcomes as they were. Scalar subqueries, because an
+# EXISTS may become a hash of the whole table. Evidence is updated and inserted apart, because the CHECKs of an INSERT …
+# ON CONFLICT would judge a negative difference as if it were a row.
+APPLY = """
+WITH incoming AS MATERIALIZED (
+    SELECT t.*, coalesce((SELECT CASE WHEN e.content = t.content THEN 1 ELSE 2 END FROM events e
+                          WHERE e.decision_day = t.decision_day AND e.decision_key = t.decision_key
+                            AND e.event_id = t.event_id AND e.decision_day BETWEEN %(first_day)s AND %(last_day)s
+                          LIMIT 1), 0) AS known
+    FROM unnest(%(ordinal)s::int4[], %(decision_day)s::date[], %(decision_key)s::uuid[], %(event_id)s::text[],
+                %(incarnation)s::int8[], %(arm)s::int2[], %(segment)s::text[], %(bucket)s::timestamptz[],
+                %(kind)s::text[], %(signal)s::text[], %(rank)s::int2[], %(decided_at)s::timestamptz[],
+                %(occurred_at)s::timestamptz[], %(received_at)s::timestamptz[], %(reward_micros)s::int4[],
+                %(status)s::text[], %(reward_rule_version)s::int4[], %(policy_version)s::int8[], %(content)s::bytea[],
+                %(details)s::jsonb[])
+         AS t (ordinal, decision_day, decision_key, event_id, incarnation, arm, segment, bucket, kind, signal, rank,
+               decided_at, occurred_at, received_at, reward_micros, status, reward_rule_version, policy_version, content,
+               details)
 ),
 stored AS (
-    INSERT INTO events (decision_day, decision_key, event_id, incarnation, arm, segment, bucket, kind, rank, decided_at,
-                        occurred_at, received_at, reward_micros, status, reward_rule_version, policy_version, content,
-                        details)
-    SELECT decision_day, decision_key, event_id, incarnation, arm, segment, bucket, kind, rank, decided_at,
+    INSERT INTO events (decision_day, decision_key, event_id, incarnation, arm, segment, bucket, kind, signal, rank,
+                        decided_at, occurred_at, received_at, reward_micros, status, reward_rule_version,
+                        policy_version, content, details)
+    SELECT decision_day, decision_key, event_id, incarnation, arm, segment, bucket, kind, signal, rank, decided_at,
            occurred_at, received_at, reward_micros, status, reward_rule_version, policy_version, content, details
-    FROM incoming
-    ON CONFLICT DO NOTHING
-    RETURNING decision_day, decision_key, event_id, incarnation, arm, segment, bucket, rank, occurred_at, reward_micros
+    FROM incoming WHERE known = 0
 ),
 candidates AS (
     SELECT DISTINCT ON (decision_day, decision_key)
            decision_day, decision_key, incarnation, arm, segment, bucket, rank, occurred_at, event_id, reward_micros
-    FROM stored
-    WHERE reward_micros IS NOT NULL
+    FROM incoming
+    WHERE known = 0 AND reward_micros IS NOT NULL
     ORDER BY decision_day, decision_key, rank DESC, occurred_at DESC, event_id COLLATE "C" DESC
 ),
-replaced AS (
-    SELECT o.incarnation, o.arm, o.segment, o.bucket, o.reward_micros
-    FROM candidates c JOIN outcomes o USING (decision_day, decision_key)
-    WHERE (c.rank, c.occurred_at, c.event_id) > (o.rank, o.occurred_at, o.event_id)
+judged AS MATERIALIZED (
+    SELECT c.*, o.arm AS old_arm, o.segment AS old_segment, o.bucket AS old_bucket, o.reward_micros AS old_micros,
+           o.arm IS NULL AS first, (c.rank, c.occurred_at, c.event_id) > (o.rank, o.occurred_at, o.event_id) AS replaces
+    FROM candidates c
+    LEFT JOIN LATERAL (SELECT arm, segment, bucket, reward_micros, rank, occurred_at, event_id FROM outcomes
+                       WHERE decision_day = c.decision_day AND decision_key = c.decision_key
+                         AND decision_day BETWEEN %(first_day)s AND %(last_day)s LIMIT 1) o ON true
 ),
-winners AS (
-    INSERT INTO outcomes AS o (decision_day, decision_key, incarnation, arm, segment, bucket, rank, occurred_at, event_id,
-                               reward_micros)
+firsts AS (
+    INSERT INTO outcomes (decision_day, decision_key, incarnation, arm, segment, bucket, rank, occurred_at, event_id,
+                          reward_micros)
     SELECT decision_day, decision_key, incarnation, arm, segment, bucket, rank, occurred_at, event_id, reward_micros
-    FROM candidates
-    ON CONFLICT (decision_day, decision_key) DO UPDATE
-    SET arm = excluded.arm, segment = excluded.segment, bucket = excluded.bucket, rank = excluded.rank,
-        occurred_at = excluded.occurred_at, event_id = excluded.event_id, reward_micros = excluded.reward_micros
-    WHERE (excluded.rank, excluded.occurred_at, excluded.event_id) > (o.rank, o.occurred_at, o.event_id)
-    RETURNING decision_day, decision_key, incarnation, arm, segment, bucket, reward_micros
+    FROM judged WHERE first
+),
+replacements AS (
+    UPDATE outcomes o
+    SET arm = j.arm, segment = j.segment, bucket = j.bucket, rank = j.rank, occurred_at = j.occurred_at,
+        event_id = j.event_id, reward_micros = j.reward_micros
+    FROM judged j
+    WHERE j.replaces AND o.decision_day = j.decision_day AND o.decision_key = j.decision_key
+      AND o.decision_day BETWEEN %(first_day)s AND %(last_day)s
 ),
 changes AS (
-    SELECT incarnation, arm, segment, bucket, reward_micros, 1 AS sign FROM winners
+    SELECT incarnation, arm, segment, bucket, reward_micros, 1 AS sign FROM judged WHERE first OR replaces
     UNION ALL
-    SELECT incarnation, arm, segment, bucket, reward_micros, -1 FROM replaced
+    SELECT incarnation, old_arm, old_segment, old_bucket, old_micros, -1 FROM judged WHERE replaces
 ),
-differences AS (
+differences AS MATERIALIZED (
     SELECT incarnation, arm, segment, bucket, sum(sign * reward_micros)::int8 AS success_micros,
            sum(sign * (1000000 - reward_micros))::int8 AS failure_micros, sum(sign)::int8 AS n
     FROM changes GROUP BY incarnation, arm, segment, bucket
@@ -156,93 +177,75 @@ updated AS (
     SET success_micros = e.success_micros + d.success_micros, failure_micros = e.failure_micros + d.failure_micros,
         n = e.n + d.n
     FROM differences d
-    WHERE (e.incarnation, e.arm, e.segment, e.bucket) = (d.incarnation, d.arm, d.segment, d.bucket)
-    RETURNING e.incarnation, e.arm, e.segment, e.bucket
+    WHERE e.incarnation = d.incarnation AND e.arm = d.arm AND e.segment = d.segment AND e.bucket = d.bucket
 ),
 inserted AS (
     INSERT INTO evidence (incarnation, arm, segment, bucket, success_micros, failure_micros, n)
     SELECT incarnation, arm, segment, bucket, success_micros, failure_micros, n FROM differences d
-    WHERE NOT EXISTS (SELECT FROM evidence e WHERE (e.incarnation, e.arm, e.segment, e.bucket)
-                                                 = (d.incarnation, d.arm, d.segment, d.bucket))
+    WHERE NOT coalesce((SELECT true FROM evidence e WHERE e.incarnation = d.incarnation AND e.arm = d.arm
+                        AND e.segment = d.segment AND e.bucket = d.bucket LIMIT 1), false)
 ),
 bumped AS (
-    UPDATE policy_versions v SET policy_version = v.policy_version + 1
+    UPDATE policy_versions SET policy_version = policy_version + 1, changed_at = clock_timestamp()
     WHERE incarnation IN (SELECT incarnation FROM differences)
     RETURNING incarnation
 )
-SELECT decision_key, decision_day - date '1970-01-01', event_id, NULL::int8 FROM stored
-UNION ALL
-SELECT NULL, NULL, NULL, incarnation FROM bumped
-"""
-
-_CONTRADICTIONS = """
-SELECT count(*) FROM unnest(%s::uuid[], %s::int4[], %s::text[], %s::bytea[]) AS t (decision_key, day, event_id, content)
-JOIN events e ON e.decision_day = date '1970-01-01' + t.day AND e.decision_key = t.decision_key
-             AND e.event_id = t.event_id
-WHERE e.content <> t.content
+SELECT (SELECT array_agg(ordinal) FROM incoming WHERE known > 0), (SELECT count(*) FROM incoming WHERE known = 2),
+       (SELECT array_agg(incarnation) FROM bumped)
 """
 
 
 async def apply_events(connection: psycopg.AsyncConnection[Any], rows: Sequence[EventRow]) -> BatchResult:
     """Store a batch of events with distinct keys, fold them and move the evidence, in one durable transaction.
 
-    Partitions of their days must exist. Raises StorageUnavailableError (nothing was stored, or the connection broke
-    around the commit: sending the batch again is safe) and RefusedRowError (a value that Postgres does not take).
+    The connection must have been told `SESSION` and `columns.register`; partitions of the events' days must exist. Raises
+    StorageUnavailableError (nothing was stored, or the connection broke around the commit: sending the batch again is
+    safe) and RefusedRowError (a value that Postgres does not take).
     """
-    columns = list(zip(*(_parameters(row) for row in rows), strict=True))
     incarnations = sorted({row.incarnation for row in rows})
+    encoded = _encoded(rows)
     with translated():
         try:
             async with connection.pipeline(), connection.transaction():
-                await connection.execute(_LOCK, (incarnations,), prepare=True)
-                cursor = await connection.execute(_APPLY, [list(column) for column in columns], prepare=True)
-            result = await cursor.fetchall()
+                await connection.execute(LOCK, (incarnations,), prepare=True)
+                cursor = await connection.execute(APPLY, encoded, prepare=True)
+            result = await cursor.fetchone()
         except BaseException:
             # A cancelled or broken pipeline leaves the connection in a state that nothing should build on.
             if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
                 await connection.close()
             raise
-    stored = frozenset((key.bytes, day, event_id) for key, day, event_id, moved in result if moved is None)
-    repeated = [row for row in rows if row.key not in stored]
-    return BatchResult(
-        stored=stored,
-        contradictions=await _contradictions(connection, repeated) if repeated else 0,
-        moved=tuple(moved for _, _, _, moved in result if moved is not None),
+    assert result is not None  # noqa: S101 - a SELECT without FROM has one row
+    known, contradictions, moved = result
+    return BatchResult(frozenset(known or ()), contradictions, tuple(moved or ()))
+
+
+def _encoded(rows: Sequence[EventRow]) -> dict[str, columns.Column | date]:
+    given = dict(zip(EventRow._fields, zip(*rows, strict=True), strict=True))
+    decided_us, occurred_us, received_us = (
+        np.array(given[name], dtype=np.int64) for name in ("decided_at_us", "occurred_at_us", "received_at_us")
     )
-
-
-async def _contradictions(connection: psycopg.AsyncConnection[Any], rows: Sequence[EventRow]) -> int:
-    with translated():
-        async with connection.transaction():
-            cursor = await connection.execute(
-                _CONTRADICTIONS,
-                (
-                    [UUID(bytes=row.decision_key) for row in rows],
-                    [row.decided_at_us // _DAY_US for row in rows],
-                    [row.event_id for row in rows],
-                    [row.content for row in rows],
-                ),
-            )
-            found = await cursor.fetchone()
-    return int(found[0]) if found else 0
-
-
-def _parameters(row: EventRow) -> tuple[Any, ...]:
-    return (
-        UUID(bytes=row.decision_key),
-        row.event_id,
-        row.incarnation,
-        row.arm,
-        row.segment,
-        row.kind,
-        row.rank,
-        row.decided_at_us,
-        row.occurred_at_us,
-        row.received_at_us,
-        row.reward_micros,
-        row.status.value,
-        row.reward_rule_version,
-        row.policy_version,
-        row.content,
-        None if row.details is None else json.dumps(row.details),
-    )
+    return {
+        "first_day": day_of(int(decided_us.min())),
+        "last_day": day_of(int(decided_us.max())),
+        "ordinal": columns.integers(np.arange(len(rows))),
+        "decision_day": columns.days(decided_us),
+        "decision_key": columns.uuids(given["decision_key"]),
+        "event_id": columns.texts(given["event_id"]),
+        "incarnation": columns.bigints(given["incarnation"]),
+        "arm": columns.smallints(given["arm"]),
+        "segment": columns.texts(given["segment"]),
+        "bucket": columns.times(decided_us - decided_us % _HOUR_US),
+        "kind": columns.texts(given["kind"]),
+        "signal": columns.texts(given["signal"]),
+        "rank": columns.smallints(given["rank"]),
+        "decided_at": columns.times(decided_us),
+        "occurred_at": columns.times(occurred_us),
+        "received_at": columns.times(received_us),
+        "reward_micros": columns.nullable_integers(given["reward_micros"]),
+        "status": columns.texts(given["status"]),
+        "reward_rule_version": columns.integers(given["reward_rule_version"]),
+        "policy_version": columns.bigints(given["policy_version"]),
+        "content": columns.blobs(given["content"]),
+        "details": columns.documents(given["details"]),
+    }

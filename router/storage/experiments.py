@@ -3,11 +3,10 @@
 import json
 import secrets
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import text
-from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bandit.assignment import BUCKETS
@@ -27,8 +26,8 @@ _FROM = "FROM experiments x JOIN policy_versions v USING (incarnation)"
 _TABLE = struct.Struct(f"!{BUCKETS}H")
 
 
-def definition_of(row: Row[Any]) -> Definition:
-    """Build a Definition from a row of `_COLUMNS`."""
+def definition_of(row: Mapping[str, Any]) -> Definition:
+    """Build a Definition from a row of `_COLUMNS`, of Postgres or of a saved copy."""
     arms = tuple(
         Arm(
             number=a["arm"],
@@ -42,25 +41,25 @@ def definition_of(row: Row[Any]) -> Definition:
             cost_usd=a["cost_usd"],
             active=a["active"],
         )
-        for a in row.arms
+        for a in row["arms"]
     )
     return Definition(
-        incarnation=row.incarnation,
-        experiment_id=row.experiment_id,
-        description=row.description,
-        state=row.state,
-        etag=row.etag,
+        incarnation=row["incarnation"],
+        experiment_id=row["experiment_id"],
+        description=row["description"],
+        state=row["state"],
+        etag=row["etag"],
         arms=arms,
-        allocation=row.allocation,
-        assignment=row.assignment,
-        reward_rule=row.reward_rule,
-        rules=rules_of(row.allocation, row.assignment, [arm for arm in arms if arm.active]),
-        reward_rule_version=row.reward_rule_version,
-        reward_rules={int(version): reward_rule_of(rule) for version, rule in row.rules.items()},
-        bucket_table=None if row.bucket_table is None else _TABLE.unpack(row.bucket_table),
-        created_at=row.created_at,
-        updated_at=row.updated_at,
-        definition_version=row.definition_version,
+        allocation=row["allocation"],
+        assignment=row["assignment"],
+        reward_rule=row["reward_rule"],
+        rules=rules_of(row["allocation"], row["assignment"], [arm for arm in arms if arm.active]),
+        reward_rule_version=row["reward_rule_version"],
+        reward_rules={int(version): reward_rule_of(rule) for version, rule in row["rules"].items()},
+        bucket_table=None if row["bucket_table"] is None else _TABLE.unpack(row["bucket_table"]),
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        definition_version=row["definition_version"],
     )
 
 
@@ -76,7 +75,7 @@ async def read(
     row = (
         await connection.execute(text(f"SELECT {_COLUMNS} {_FROM} WHERE experiment_id = :id"), {"id": experiment_id})
     ).one_or_none()
-    return None if row is None else (definition_of(row), row.policy_version)
+    return None if row is None else (definition_of(dict(row._mapping)), row.policy_version)
 
 
 async def read_page(connection: AsyncConnection, after: str, limit: int) -> list[tuple[Definition, int]]:
@@ -85,16 +84,21 @@ async def read_page(connection: AsyncConnection, after: str, limit: int) -> list
         text(f"SELECT {_COLUMNS} {_FROM} WHERE experiment_id > :after ORDER BY experiment_id LIMIT :limit"),
         {"after": after, "limit": limit},
     )
-    return [(definition_of(row), row.policy_version) for row in rows]
+    return [(definition_of(dict(row._mapping)), row.policy_version) for row in rows]
 
 
-async def read_incarnations(connection: AsyncConnection, incarnations: Sequence[int]) -> list[tuple[Definition, int]]:
-    """Return these experiments, those that exist."""
+async def read_rows(connection: AsyncConnection, incarnations: Sequence[int]) -> list[Mapping[str, Any]]:
+    """Return what `definition_of` takes, of those of these experiments that exist."""
     rows = await connection.execute(
         text(f"SELECT {_COLUMNS} {_FROM} WHERE incarnation = ANY(:incarnations)"),
         {"incarnations": list(incarnations)},
     )
-    return [(definition_of(row), row.policy_version) for row in rows]
+    return [dict(row._mapping) for row in rows]
+
+
+async def read_incarnations(connection: AsyncConnection, incarnations: Sequence[int]) -> list[tuple[Definition, int]]:
+    """Return these experiments, those that exist."""
+    return [(definition_of(row), row["policy_version"]) for row in await read_rows(connection, incarnations)]
 
 
 async def create(connection: AsyncConnection, new: NewDefinition) -> int:
@@ -165,7 +169,7 @@ async def set_state(connection: AsyncConnection, current: Definition, state: str
 async def _bump(connection: AsyncConnection, incarnation: int) -> None:
     await connection.execute(
         text(
-            "UPDATE policy_versions SET policy_version = policy_version + 1,"
+            "UPDATE policy_versions SET policy_version = policy_version + 1, changed_at = clock_timestamp(),"
             " definition_version = definition_version + 1 WHERE incarnation = :incarnation"
         ),
         {"incarnation": incarnation},

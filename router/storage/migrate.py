@@ -32,8 +32,8 @@ DO $$
 BEGIN
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'bandit_router_reader') THEN
         EXECUTE format('GRANT USAGE ON SCHEMA %I TO bandit_router_reader', current_schema());
-        GRANT SELECT ON experiments, arms, reward_rules, policy_versions, evidence, allocations, decisions, events,
-            outcomes, posterior_latest, decision_log TO bandit_router_reader;
+        GRANT SELECT ON experiments, arms, reward_rules, policy_versions, evidence, evidence_base, evidence_all,
+            retention, allocations, decisions, events, outcomes, posterior_latest, decision_log TO bandit_router_reader;
     END IF;
 EXCEPTION
     WHEN insufficient_privilege THEN NULL;
@@ -67,6 +67,13 @@ def _script() -> ScriptDirectory:
     return ScriptDirectory(str(migrations_directory()))
 
 
+def needed_revision() -> str:
+    """Return the schema revision that this version of the router needs."""
+    head = _script().get_current_head()
+    assert head is not None  # noqa: S101 - the package ships at least one migration
+    return head
+
+
 def schema_state(url: DatabaseUrl) -> SchemaState:
     """Read where the schema stands, changing nothing."""
     with connect(url, autocommit=True) as connection, translated():
@@ -75,8 +82,7 @@ def schema_state(url: DatabaseUrl) -> SchemaState:
 
 
 def _state(connection: psycopg.Connection[tuple[object, ...]]) -> SchemaState:
-    head = _script().get_current_head()
-    assert head is not None  # noqa: S101 - the package ships at least one migration
+    head = needed_revision()
     exists = connection.execute("SELECT to_regclass('schema_version')").fetchone()
     if exists is None or exists[0] is None:
         return SchemaState(None, head)

@@ -3,7 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any, NamedTuple
 
+import numpy as np
+import psycopg
+from numpy.typing import NDArray
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -25,37 +29,88 @@ class EvidenceReading:
     evidence: Mapping[int, Evidence]
     #: Postgres' clock at the reading.
     as_of: datetime
+    #: How long before it the policy version was raised, in seconds.
+    changed_ago_s: float = 0.0
+
+
+class Digest(NamedTuple):
+    """Sums that tell whether anything changed: versions only grow."""
+
+    experiments: int
+    policy_versions: int
+    definition_versions: int
+
+
+EVIDENCE = """
+SELECT v.incarnation, v.policy_version, v.definition_version, now(),
+       extract(epoch FROM clock_timestamp() - v.changed_at)::float8, e.arms, e.successes, e.failures, e.counts
+FROM policy_versions v
+LEFT JOIN LATERAL (
+    SELECT array_agg(arm) AS arms, array_agg(successes) AS successes, array_agg(failures) AS failures,
+           array_agg(n) AS counts
+    FROM (SELECT arm, sum(success_micros)::int8 AS successes, sum(failure_micros)::int8 AS failures, sum(n)::int8 AS n
+          FROM evidence_all x WHERE x.incarnation = v.incarnation GROUP BY arm) s
+) e ON true
+WHERE v.incarnation = ANY(%s)
+"""
 
 
 async def read_evidence(connection: AsyncConnection, incarnations: Sequence[int]) -> list[EvidenceReading]:
-    """Return consistent readings, version and evidence from one snapshot, of those experiments that exist."""
-    rows = await connection.execute(
-        text(
-            "SELECT v.incarnation, v.policy_version, v.definition_version, now() AS as_of, e.arm,"
-            " e.success_micros::bigint AS success_micros, e.failure_micros::bigint AS failure_micros, e.n::bigint AS n"
-            " FROM policy_versions v LEFT JOIN LATERAL (SELECT arm, sum(success_micros) AS success_micros,"
-            " sum(failure_micros) AS failure_micros, sum(n) AS n FROM evidence"
-            " WHERE evidence.incarnation = v.incarnation GROUP BY arm) e ON true"
-            " WHERE v.incarnation = ANY(:incarnations)"
-        ),
-        {"incarnations": list(incarnations)},
-    )
-    found: dict[int, EvidenceReading] = {}
-    for row in rows:
-        reading = found.get(row.incarnation)
-        if reading is None:
-            reading = EvidenceReading(row.incarnation, row.policy_version, row.definition_version, {}, row.as_of)
-            found[row.incarnation] = reading
-        if row.arm is not None:
-            assert isinstance(reading.evidence, dict)  # noqa: S101 - made above
-            reading.evidence[row.arm] = Evidence(row.success_micros, row.failure_micros, row.n)
-    return list(found.values())
+    """As `read_evidence_alone`, in the transaction of `connection`."""
+    driver = (await connection.get_raw_connection()).driver_connection
+    assert isinstance(driver, psycopg.AsyncConnection)  # noqa: S101 - the only driver there is
+    return await read_evidence_alone(driver, incarnations)
+
+
+async def read_evidence_alone(
+    connection: psycopg.AsyncConnection[Any], incarnations: Sequence[int]
+) -> list[EvidenceReading]:
+    """Return consistent readings, version and evidence from one snapshot, of those experiments that exist.
+
+    Evidence is that of every outcome ever counted, also of days that retention dropped.
+    """
+    cursor = await connection.execute(EVIDENCE, (list(incarnations),), prepare=True)
+    readings = []
+    async for row in cursor:
+        incarnation, policy_version, definition_version, as_of, changed_ago_s, *sums = row
+        evidence = {arm: Evidence(*of_arm) for arm, *of_arm in zip(*sums, strict=True)} if sums[0] is not None else {}
+        readings.append(EvidenceReading(incarnation, policy_version, definition_version, evidence, as_of, changed_ago_s))
+    return readings
+
+
+async def read_digest(connection: AsyncConnection) -> Digest:
+    """Return the sums; that costs a fifth of `read_version_table`."""
+    row = (
+        await connection.execute(
+            text(
+                "SELECT count(*), coalesce(sum(policy_version), 0)::bigint, coalesce(sum(definition_version), 0)::bigint"
+                " FROM policy_versions"
+            )
+        )
+    ).one()
+    return Digest(*row)
+
+
+async def read_version_table(connection: AsyncConnection) -> NDArray[np.int64]:
+    """Return (incarnation, policy version, definition version) of every experiment, as rows of an (N, 3) array.
+
+    It travels as one value: as rows, 10,000 experiments would keep the event loop busy for 30 ms, and so it takes 3.
+    """
+    packed = (
+        await connection.execute(
+            text(
+                "SELECT coalesce(string_agg(int8send(incarnation) || int8send(policy_version)"
+                " || int8send(definition_version), ''), '') FROM policy_versions"
+            )
+        )
+    ).scalar_one()
+    return np.frombuffer(packed, dtype=">i8").reshape(-1, 3).astype(np.int64)
 
 
 async def read_versions(connection: AsyncConnection) -> dict[int, tuple[int, int]]:
     """Return (policy version, definition version) of every experiment, by incarnation."""
-    rows = await connection.execute(text("SELECT incarnation, policy_version, definition_version FROM policy_versions"))
-    return {row.incarnation: (row.policy_version, row.definition_version) for row in rows}
+    table = await read_version_table(connection)
+    return {incarnation: (policy, definition) for incarnation, policy, definition in table.tolist()}
 
 
 def notifications(incarnations: Iterable[int]) -> list[str]:

@@ -16,7 +16,17 @@ from router.experiment import Definition
 from router.storage import experiments
 from router.storage.database import Database
 from router.storage.errors import StorageError, StorageUnavailableError, translated
-from router.storage.policies import CHANNEL, EvidenceReading, notifications, notified, read_evidence, read_versions
+from router.storage.policies import (
+    CHANNEL,
+    Digest,
+    EvidenceReading,
+    notifications,
+    notified,
+    read_digest,
+    read_evidence,
+    read_evidence_alone,
+    read_versions,
+)
 from router.storage.sticky import STICKY_CHANNEL
 
 log = logging.getLogger(__name__)
@@ -42,16 +52,48 @@ class PolicyReader:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        #: What learning reads on, so that it never waits for a connection of the pool.
+        self._connection: psycopg.AsyncConnection[Any] | None = None
+        self._lock = asyncio.Lock()
 
     async def read(
         self, incarnations: Sequence[int], known: dict[int, int]
     ) -> tuple[list[Definition], list[EvidenceReading]]:
-        """Return evidence, and definitions whose version differs from `known`, in one snapshot."""
+        """Return evidence, and definitions whose version differs from `known`, in one snapshot.
+
+        Where only evidence changed, that is one statement.
+        """
+        readings = await self._evidence(incarnations)
+        if all(known.get(reading.incarnation) == reading.definition_version for reading in readings):
+            return [], readings
         async with self._database.snapshot() as connection:
             readings = await read_evidence(connection, incarnations)
             changed = [r.incarnation for r in readings if known.get(r.incarnation) != r.definition_version]
             definitions = await experiments.read_incarnations(connection, changed) if changed else []
             return [definition for definition, _ in definitions], readings
+
+    async def _evidence(self, incarnations: Sequence[int]) -> list[EvidenceReading]:
+        async with self._lock:
+            with translated():
+                try:
+                    if self._connection is None or self._connection.closed:
+                        self._connection = await self._database.connect(autocommit=True)
+                    return await read_evidence_alone(self._connection, incarnations)
+                except BaseException:
+                    await self.close()
+                    raise
+
+    async def close(self) -> None:
+        """Let go of the connection."""
+        if self._connection is not None:
+            with contextlib.suppress(psycopg.Error):
+                await self._connection.close()
+            self._connection = None
+
+    async def definitions(self, incarnations: Sequence[int]) -> list[Definition]:
+        """Return the definitions of those of these experiments that exist."""
+        async with self._database.begin() as connection:
+            return [definition for definition, _ in await experiments.read_incarnations(connection, incarnations)]
 
     async def find(self, experiment_id: str) -> int | None:
         """Return the incarnation of an experiment id."""
@@ -61,6 +103,11 @@ class PolicyReader:
             )
             incarnation = found.scalar_one_or_none()
             return None if incarnation is None else int(incarnation)
+
+    async def digest(self) -> Digest:
+        """Return sums that differ whenever the version of an experiment does."""
+        async with self._database.begin() as connection:
+            return await read_digest(connection)
 
     async def versions(self) -> dict[int, tuple[int, int]]:
         """Return (policy version, definition version) of every experiment."""

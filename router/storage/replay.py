@@ -1,7 +1,7 @@
 """Replay: evidence computed again from the log of events, by another program than the one that keeps it.
 
 Ingest folds in SQL, event by event; this reads every event and folds with `bandit.reward.fold`. Both must agree to the
-last digit.
+last digit, for the days that are kept: the events of dropped days are gone, and what they added up to is the base.
 """
 
 from collections import defaultdict
@@ -47,10 +47,12 @@ class ReplayReport:
     #: Rows of evidence compared.
     rows: int
     disagreements: tuple[Disagreement, ...]
+    #: Outcomes of dropped days, in the base of the evidence: they cannot be replayed.
+    base: int = 0
 
     @property
     def agrees(self) -> bool:
-        """Whether the evidence is exactly what the log says."""
+        """Whether the evidence of the kept days is exactly what the log says."""
         return not self.disagreements
 
 
@@ -72,9 +74,12 @@ def replay(
     events = outcomes = 0
     with translated(), connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        # Before the snapshot: a day that is dropped in between would still be in the evidence, and its events be gone.
+        connection.execute("LOCK TABLE events IN ACCESS SHARE MODE")
         counted = connection.execute(f"SELECT count(*) FROM ({_EVENTS}) e", parameters).fetchone()
         total = int(counted[0]) if counted else 0
         live = _live(connection, parameters)
+        base = _base(connection, parameters)
         with connection.cursor("replay") as cursor:
             cursor.itersize = 10_000
             cursor.execute(_EVENTS, parameters)
@@ -97,7 +102,7 @@ def replay(
         for key in keys
         if live.get(key, none) != folded.get(key, none)
     )
-    return ReplayReport(events, outcomes, len(keys), disagreements)
+    return ReplayReport(events, outcomes, len(keys), disagreements, base)
 
 
 def _live(connection: psycopg.Connection[Any], parameters: dict[str, int | None]) -> dict[_Key, Evidence]:
@@ -107,6 +112,15 @@ def _live(connection: psycopg.Connection[Any], parameters: dict[str, int | None]
         parameters,
     )
     return {(i, arm, segment, bucket): Evidence(s, f, n) for i, arm, segment, bucket, s, f, n in rows}
+
+
+def _base(connection: psycopg.Connection[Any], parameters: dict[str, int | None]) -> int:
+    row = connection.execute(
+        "SELECT coalesce(sum(n), 0)::int8 FROM evidence_base"
+        " WHERE %(incarnation)s::int8 IS NULL OR incarnation = %(incarnation)s",
+        parameters,
+    ).fetchone()
+    return int(row[0]) if row else 0
 
 
 def _count(candidates: list[tuple[Candidate, _Key]], folded: defaultdict[_Key, Evidence]) -> int:

@@ -85,10 +85,12 @@ async def store_assignment(
             await connection.execute(text("SELECT pg_notify(:c, :p)"), {"c": STICKY_CHANNEL, "p": payload})
         return StickyAssignment(row.epoch, row.arm, row.propensity, row.expires_at), True
     held = await read_assignment(connection, incarnation, unit_id)
-    assert held is not None  # noqa: S101 - the conflict was with a row, and rows are never deleted
+    if held is None:
+        raise StorageUnavailableError(f"the draw of unit {unit_id!r} expired long ago, and was being deleted")
     return held, False
 
 
+# LIMIT, so that units are looked up one by one: a join of many might become a hash of all of them.
 _CLAIM = """
 WITH wanted AS (
     SELECT * FROM unnest(%s::int8[], %s::text[], %s::int2[], %s::float8[], %s::timestamptz[], %s::timestamptz[])
@@ -103,7 +105,9 @@ claimed AS (
 SELECT incarnation, unit_id, epoch, arm, propensity, expires_at, true FROM claimed
 UNION ALL
 SELECT s.incarnation, s.unit_id, s.epoch, s.arm, s.propensity, s.expires_at, false
-FROM wanted JOIN sticky_assignments s USING (incarnation, unit_id)
+FROM wanted w CROSS JOIN LATERAL (
+    SELECT * FROM sticky_assignments s WHERE s.incarnation = w.incarnation AND s.unit_id = w.unit_id LIMIT 1
+) s
 """
 
 

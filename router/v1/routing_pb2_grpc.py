@@ -93,11 +93,12 @@ class RouterServiceServicer:
         """Records one feedback event about a decision.
 
         Atomicity: when the reply says so, the event is on disk and has moved the posterior by the difference it makes,
-        exactly once, however often it is sent.
+        exactly once, however often it is sent. STATUS_SPOOLED says that it is on this host's disk because Postgres did not
+        commit it within a second, or within the call's deadline less 50 ms: it will be counted, once, when Postgres does.
         Ordering: none needed. Events may come late, twice and in any order; the outcome of a decision is the same.
         Limits: metadata of at most 32 entries; an event beyond the experiment's attribution window is stored, not counted.
         Errors: INVALID_ARGUMENT (INVALID_FIELD, DECISION_ID_*), NOT_FOUND (EXPERIMENT_NOT_FOUND), RESOURCE_EXHAUSTED
-        (OVERLOADED), UNAVAILABLE (STORAGE_UNAVAILABLE, SHUTTING_DOWN).
+        (OVERLOADED, where the spool is full too), UNAVAILABLE (SHUTTING_DOWN).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

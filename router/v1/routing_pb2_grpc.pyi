@@ -57,11 +57,12 @@ class RouterServiceStub:
     """Records one feedback event about a decision.
 
     Atomicity: when the reply says so, the event is on disk and has moved the posterior by the difference it makes,
-    exactly once, however often it is sent.
+    exactly once, however often it is sent. STATUS_SPOOLED says that it is on this host's disk because Postgres did not
+    commit it within a second, or within the call's deadline less 50 ms: it will be counted, once, when Postgres does.
     Ordering: none needed. Events may come late, twice and in any order; the outcome of a decision is the same.
     Limits: metadata of at most 32 entries; an event beyond the experiment's attribution window is stored, not counted.
     Errors: INVALID_ARGUMENT (INVALID_FIELD, DECISION_ID_*), NOT_FOUND (EXPERIMENT_NOT_FOUND), RESOURCE_EXHAUSTED
-    (OVERLOADED), UNAVAILABLE (STORAGE_UNAVAILABLE, SHUTTING_DOWN).
+    (OVERLOADED, where the spool is full too), UNAVAILABLE (SHUTTING_DOWN).
     """
     BatchReward: _grpc.UnaryUnaryMultiCallable[_routing_pb2.BatchRewardRequest, _routing_pb2.BatchRewardResponse]
     """Records up to 10,000 events in one call.
@@ -101,11 +102,12 @@ class RouterServiceAsyncStub(RouterServiceStub):
     """Records one feedback event about a decision.
 
     Atomicity: when the reply says so, the event is on disk and has moved the posterior by the difference it makes,
-    exactly once, however often it is sent.
+    exactly once, however often it is sent. STATUS_SPOOLED says that it is on this host's disk because Postgres did not
+    commit it within a second, or within the call's deadline less 50 ms: it will be counted, once, when Postgres does.
     Ordering: none needed. Events may come late, twice and in any order; the outcome of a decision is the same.
     Limits: metadata of at most 32 entries; an event beyond the experiment's attribution window is stored, not counted.
     Errors: INVALID_ARGUMENT (INVALID_FIELD, DECISION_ID_*), NOT_FOUND (EXPERIMENT_NOT_FOUND), RESOURCE_EXHAUSTED
-    (OVERLOADED), UNAVAILABLE (STORAGE_UNAVAILABLE, SHUTTING_DOWN).
+    (OVERLOADED, where the spool is full too), UNAVAILABLE (SHUTTING_DOWN).
     """
     BatchReward: _aio.UnaryUnaryMultiCallable[_routing_pb2.BatchRewardRequest, _routing_pb2.BatchRewardResponse]  # type: ignore[assignment]
     """Records up to 10,000 events in one call.
@@ -160,11 +162,12 @@ class RouterServiceServicer(metaclass=_abc_1.ABCMeta):
         """Records one feedback event about a decision.
 
         Atomicity: when the reply says so, the event is on disk and has moved the posterior by the difference it makes,
-        exactly once, however often it is sent.
+        exactly once, however often it is sent. STATUS_SPOOLED says that it is on this host's disk because Postgres did not
+        commit it within a second, or within the call's deadline less 50 ms: it will be counted, once, when Postgres does.
         Ordering: none needed. Events may come late, twice and in any order; the outcome of a decision is the same.
         Limits: metadata of at most 32 entries; an event beyond the experiment's attribution window is stored, not counted.
         Errors: INVALID_ARGUMENT (INVALID_FIELD, DECISION_ID_*), NOT_FOUND (EXPERIMENT_NOT_FOUND), RESOURCE_EXHAUSTED
-        (OVERLOADED), UNAVAILABLE (STORAGE_UNAVAILABLE, SHUTTING_DOWN).
+        (OVERLOADED, where the spool is full too), UNAVAILABLE (SHUTTING_DOWN).
         """
 
     @_abc_1.abstractmethod

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import logging
 import math
@@ -28,9 +27,9 @@ from running import (
     until_waiting,
 )
 
-from router import ingest
 from router import server as server_module
 from router.decide import Decider
+from router.feedback_spool import FeedbackSpool
 from router.journal import Journal
 from router.v1 import error_reason_pb2, experiments_pb2, posteriors_pb2, routing_pb2, types_pb2
 
@@ -361,12 +360,6 @@ async def a_page_token_that_is_not_base64(world: World) -> Refusal:
 
 
 @provokes("STORAGE_UNAVAILABLE", Code.UNAVAILABLE, retried=True)
-async def reward_without_postgres(world: World) -> Refusal:
-    away, decision_id = await without_postgres(world)
-    return await refused(away.reward(decision_id, 1.0))
-
-
-@provokes("STORAGE_UNAVAILABLE", Code.UNAVAILABLE, retried=True)
 async def route_of_an_unseen_experiment_without_postgres(world: World) -> Refusal:
     away, _ = await without_postgres(world)
     return await refused(away.route("unseen"))
@@ -385,40 +378,31 @@ async def create_without_postgres(world: World) -> Refusal:
 
 
 @provokes("OVERLOADED", Code.RESOURCE_EXHAUSTED, retried=True)
-async def too_many_events_wait(world: World) -> Refusal:
-    world.monkeypatch.setattr(ingest, "LARGEST_QUEUE", 1)
-    ids = [await decided(world) for _ in range(2)]
-    with locked(world.router.url, "policy_versions"):
-        committing = asyncio.ensure_future(world.router.batch_reward([event(ids[0], 1.0)]))
-        await until_waiting(world.router.url)
-        over = await refused_in_time(world.router, ids[1])
-    await committing
-    return over
+async def neither_postgres_nor_the_spool_takes_events(world: World) -> Refusal:
+    world.monkeypatch.setattr(server_module, "FeedbackSpool", functools.partial(FeedbackSpool, spool_bytes=0))
+    away, decision_id = await without_postgres(world)
+    return await refused(away.reward(decision_id, 1.0))
 
 
 @provokes("OVERLOADED", Code.RESOURCE_EXHAUSTED, retried=True)
 async def the_spool_is_full(world: World) -> Refusal:
     world.monkeypatch.setattr(server_module, "Journal", functools.partial(Journal, spool_bytes=0))
     full = await world.start(world.router.url)
-    with locked(full.url, "deployment") as holding:
-        holding.execute("LOCK TABLE decisions IN ACCESS EXCLUSIVE MODE")
-        await full.route()
-        return await refused(full.route())
+    return await refused(full.route())
 
 
 @provokes("SHUTTING_DOWN", Code.UNAVAILABLE, retried=True)
 async def under_way_when_the_drain_ends(world: World) -> Refusal:
-    """A call that Postgres does not let finish: its client is told to go elsewhere."""
+    """A call that Postgres does not let finish, and that the spool has no room for: its client is told to go elsewhere."""
     world.monkeypatch.setattr(server_module, "_DRAIN_S", 0.2)
-    decision_id = await decided(world)
-    with locked(world.router.url, "policy_versions"):
-        held = asyncio.ensure_future(refused(_sent(world.router, event(decision_id, 1.0))))
-        await until_waiting(world.router.url)
-        await world.router.server.stop()
-        world.router.closed = True
-        refusal = await held
-    await world.router.channel.close()
-    return refusal
+    world.monkeypatch.setattr(server_module, "FeedbackSpool", functools.partial(FeedbackSpool, spool_bytes=0))
+    full = await world.start(world.router.url)
+    decision_id = (await full.route()).decision_id
+    with locked(full.url, "policy_versions"):
+        held = asyncio.ensure_future(refused(_sent(full, event(decision_id, 1.0))))
+        await until_waiting(full.url)
+        await full.server.stop()
+        return await held
 
 
 @provokes("INTERNAL", Code.INTERNAL, metadata=("error_id",))
@@ -509,14 +493,6 @@ async def without_postgres(world: World) -> tuple[Router, str]:
     return away, decision.decision_id
 
 
-async def refused_in_time(router: Router, decision_id: str) -> Refusal:
-    """Send events until one is refused; those that wait are given up."""
-    while True:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0.05):
-                return await refused(_sent(router, event(decision_id, 1.0)))
-
-
 async def _sent(router: Router, request: routing_pb2.RewardRequest) -> routing_pb2.RewardResponse:
     return await router.routing.Reward(request)
 
@@ -570,7 +546,7 @@ async def _is_refused(router: Router) -> bool:
 
 
 async def test_a_router_stops_in_time_although_postgres_hangs(router: Router, monkeypatch: pytest.MonkeyPatch):
-    """A rolling restart must not wait for a database that does not answer."""
+    """A rolling restart must not wait for a database that does not answer; what waits for it is spooled."""
     monkeypatch.setattr(server_module, "_DRAIN_S", 0.2)
     await router.run()
     ids = [(await router.route()).decision_id for _ in range(4)]
@@ -586,9 +562,8 @@ async def test_a_router_stops_in_time_although_postgres_hangs(router: Router, mo
         async with asyncio.timeout(20):
             await router.server.stop()
     await router.channel.close()
-    for outcome in await asyncio.gather(*calls, return_exceptions=True):
-        assert isinstance(outcome, grpc.aio.AioRpcError)
-        assert outcome.code() == Code.UNAVAILABLE
+    for reply in await asyncio.gather(*calls):
+        assert reply.status == routing_pb2.STATUS_SPOOLED
 
 
 async def test_posterior_errors_are_as_rich(router: Router):

@@ -33,11 +33,12 @@ from router.feedback import event_row
 from router.server import Clocks
 from router.v1 import routing_pb2, types_pb2
 
-APPLIED, DUPLICATE, NEUTRAL, LATE = (
+APPLIED, DUPLICATE, NEUTRAL, LATE, SPOOLED = (
     routing_pb2.STATUS_APPLIED,
     routing_pb2.STATUS_DUPLICATE,
     routing_pb2.STATUS_NEUTRAL,
     routing_pb2.STATUS_LATE,
+    routing_pb2.STATUS_SPOOLED,
 )
 DAY_S = 86_400
 
@@ -455,20 +456,31 @@ async def test_a_batch_of_ten_thousand(router: Router):
 # Postgres away
 
 
-async def test_without_postgres_an_event_is_not_acknowledged_and_counts_once_when_sent_again(
+async def test_without_postgres_events_are_spooled_and_count_once_when_it_is_back(
     stoppable: StoppableCluster, stoppable_url: str, start_router
 ):
-    router = await start_router(stoppable_url)
-    await router.run()
-    decision = await router.route()
+    """With the time of their receipt, however long the outage, and whether or not they are sent again."""
+    clock = Clock()
+    router = await start_router(stoppable_url, clock.clocks())
+    await router.run(experiment(window_s=3_600))
+    decisions = [(await router.route(eligible_arm_ids=["a"])).decision_id for _ in range(20)]
     stoppable.stop()
-    refusal = await refused(router.reward(decision.decision_id, 1.0, event_id="e"))
-    assert (refusal.code.name, refusal.reason) == ("UNAVAILABLE", "STORAGE_UNAVAILABLE")
-    assert refusal.retry_after_s
+    first = await router.reward(decisions[0], 1.0, event_id="e")
+    assert first.status == SPOOLED
+    assert first.arm_id == "a"
+    for result in await router.batch_reward(event(decision, 1.0, event_id="e") for decision in decisions[:10]):
+        assert result.response.status == SPOOLED
+    clock.advance(hours=2)
     stoppable.start()
-    assert (await router.reward(decision.decision_id, 1.0, event_id="e")).status == APPLIED
-    assert (await router.reward(decision.decision_id, 1.0, event_id="e")).status == DUPLICATE
-    assert await evidence(router) == (1.0, 0.0, 1)
+    sent_again = (await router.reward(decisions[0], 1.0, event_id="e")).status
+    assert sent_again in {SPOOLED, DUPLICATE, LATE}
+    await until(lambda: _is(evidence(router), (10.0, 0.0, 10)), "what was spooled is counted")
+    assert (await router.reward(decisions[0], 1.0, event_id="e")).status == DUPLICATE
+    assert (await router.reward(decisions[10], 1.0, event_id="e")).status == LATE
+    in_time = "SELECT DISTINCT received_at - decided_at < interval '1 hour' FROM events WHERE status = 'applied'"
+    received = await query(router.url, in_time)
+    assert received == [(True,)]
+    await assert_replay_agrees(router.url)
 
 
 async def test_connections_cut_under_load_lose_and_double_nothing(router: Router, other_router: Router):
@@ -494,7 +506,8 @@ async def test_connections_cut_under_load_lose_and_double_nothing(router: Router
         sending = asyncio.gather(*(send(n, ids[n]) for n in range(start, start + 25)))
         await terminate_others(router.url)
         await sending
-    assert await evidence(router) == (150.0, 150.0, 300)
+    # Some were spooled, and count once the spool has drained.
+    await until(lambda: _is(evidence(router), (150.0, 150.0, 300)), "every event counted")
     await assert_replay_agrees(router.url)
 
 
@@ -516,6 +529,10 @@ async def test_a_cancelled_call_harms_no_other(router: Router):
 
 async def _reply(call):
     return await call
+
+
+async def _is(value, expected) -> bool:
+    return await value == expected
 
 
 async def test_a_reader_of_the_log_does_not_hold_up_a_new_day(router: Router, start_router):

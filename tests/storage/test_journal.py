@@ -1,368 +1,200 @@
-"""The decision journal: what was answered reaches Postgres once, whatever dies, fills up or is damaged in between."""
+"""The decision journal: one write for what is answered together, all of it or none, and what is read back of it."""
 
 from __future__ import annotations
 
-import os
 import resource
-import signal
-import subprocess
-import sys
-from collections.abc import AsyncIterator
-from dataclasses import replace
-from datetime import UTC, datetime
+import struct
+import timeit
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-from running import query, scalar, until, until_scalar
+from decisions import INCARNATION, append, policy, token
 
-import router
-from bandit.allocation import AllocationKind, AllocationRule
 from router.errors import ResourceExhaustedError
-from router.experiment import Arm, Definition, Rules
-from router.journal import Journal
-from router.policy import Policy, compile_policy
-from router.storage.database import Database, DatabaseUrl
-from router.storage.token_keys import load_codec
-from router.storage.writer import Writer
-from router.tokens import DecisionToken, TokenCodec, TokenKey
+from router.journal import Journal, decode
+from router.spool import Record, frames
+from router.storage.decisions import AllocationRow, DecisionRow
+from router.tokens import TokenCodec, TokenKey
 from router.v1 import routing_pb2
 
-ROOT = Path(router.__file__).parents[1]
-
-
-def policy(version: int = 1) -> Policy:
-    arms = tuple(Arm(n, f"arm-{n}", 1, "", "", False, {}, None, None, True) for n in range(3))
-    rule = AllocationRule(AllocationKind.UNIFORM, 0.0, (1.0,) * 3)
-    now = datetime.now(UTC)
-    definition = Definition(
-        7, "x", "", "running", "", arms, {}, {}, {}, Rules(rule, (1.0, 1.0), "per_request", None), 1, {}, None, now, now, 1
-    )
-    return compile_policy(definition, version, {})
-
-
-def token(number: int, **fields: object) -> DecisionToken:
-    value = DecisionToken(
-        incarnation=7,
-        decision_key=number.to_bytes(16, "big"),
-        arm=number % 3,
-        reward_rule_version=1,
-        learned=True,
-        policy_version=1,
-        propensity=1 / 3,
-        decided_at_us=1_790_000_000_000_000 + number,
-        unit_hash=bytes(8),
-        session_hash=bytes(8),
-        turn_hash=bytes(8),
-        segment="",
-    )
-    return replace(value, **fields)  # type: ignore[arg-type]
-
-
-def append(journal: Journal, codec: TokenCodec, number: int, version: int = 1, **fields: object) -> None:
-    _, raw = codec.mint(token(number, policy_version=version, **fields))
-    current = policy(version)
-    assert current.everyone is not None
-    request = routing_pb2.RouteRequest(experiment_id="x", unit_id=f"ünit-{number}", request_id=str(number))
-    journal.append(raw, routing_pb2.REASON_SAMPLED, current.everyone, current, request)
-
-
-def segments(directory: Path) -> list[Path]:
-    return sorted(directory.glob("*.journal"))
+CODEC = TokenCodec(TokenKey(1, bytes(32)), {})
 
 
 @pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    database = Database(DatabaseUrl.parse(database_url))
-    yield database
-    await database.dispose()
-
-
-@pytest.fixture
-async def codec(database: Database) -> TokenCodec:
-    return await load_codec(database)
-
-
-@pytest.fixture
-async def journals(database: Database, codec: TokenCodec, tmp_path: Path):
-    """Makes journals of one directory; those not stopped by the test are stopped with it."""
+def make_journal(tmp_path: Path) -> Iterator[Callable[..., Journal]]:
     made: list[Journal] = []
 
     def make(**limits: int) -> Journal:
-        journal = Journal(tmp_path / "spool", Writer(database), codec, **limits)
-        made.append(journal)
-        return journal
+        made.append(Journal(tmp_path / "spool", **limits))
+        return made[-1]
 
     yield make
     for journal in made:
-        await journal.stop()
+        journal.close()
 
 
-COUNT = "SELECT count(*) FROM decisions"
+def rows(directory: Path) -> list[AllocationRow | DecisionRow]:
+    return [
+        decode(Record(kind, payload))
+        for path in sorted(directory.glob("*.journal"))
+        for kind, payload, _ in frames(path.read_bytes())
+    ]
 
 
-async def test_what_is_appended_is_stored_and_the_segment_removed(database_url: str, journals, codec, tmp_path: Path):
-    journal = journals()
-    journal.start()
-    for number in range(100):
-        append(journal, codec, number, version=1 + number // 50)
-    await until_scalar(database_url, COUNT, 100)
-    assert await until(lambda: journal.undrained_bytes == 0, "all is drained") is not None
-    rows = await query(
-        database_url,
-        "SELECT arm, propensity, d.policy_version, reason, unit_id, request_id, arms, probabilities"
-        " FROM decisions d JOIN allocations USING (allocation_id) ORDER BY decided_at",
+def request_ids(directory: Path) -> list[int]:
+    return [int(row.request_id) for row in rows(directory) if isinstance(row, DecisionRow)]
+
+
+def test_what_is_flushed_is_read_back_with_every_field(make_journal, tmp_path: Path) -> None:
+    journal = make_journal()
+    current = policy(9)
+    assert current.everyone is not None
+    made = token(5, segment="mobile", policy_version=9)
+    request = routing_pb2.RouteRequest(
+        experiment_id="x",
+        unit_id="ünit",
+        session_id="session",
+        turn_id="turn",
+        request_id="request",
+        prompt_fingerprint="ab+/=",
+        prompt_similarity=0.0,
     )
-    third = float(np.float64(1 / 3))
-    assert rows == [(n % 3, 1 / 3, 1 + n // 50, "sampled", f"ünit-{n}", str(n), [0, 1, 2], [third] * 3) for n in range(100)]
-    await journal.stop()
-    assert list((tmp_path / "spool").iterdir()) == []
+    journal.append(CODEC.mint(made)[1], routing_pb2.REASON_STICKY, current.everyone, current, request)
+    journal.flush()
+    allocation, decision = rows(tmp_path / "spool")
+    allocation_id = current.everyone.allocation_id
+    assert allocation == AllocationRow(
+        allocation_id, INCARNATION, 9, (0, 1, 2), tuple(current.everyone.probabilities.tolist())
+    )
+    assert decision == DecisionRow(
+        made.decision_key,
+        INCARNATION,
+        made.arm,
+        made.decided_at_us,
+        made.propensity,
+        9,
+        allocation_id,
+        "sticky",
+        "ünit",
+        "session",
+        "turn",
+        "request",
+        "mobile",
+        "ab+/=",
+        0.0,
+    )
 
 
-async def test_segments_rotate_and_go_once_they_are_drained(database_url: str, journals, codec, tmp_path: Path):
-    journal = journals(segment_bytes=4_096)
-    for number in range(200):
-        append(journal, codec, number)
-    assert len(segments(tmp_path / "spool")) > 5
-    journal.start()
-    await until_scalar(database_url, COUNT, 200)
-    await until(lambda: len(segments(tmp_path / "spool")) == 1, "only the open segment stays")
-    assert await scalar(database_url, "SELECT count(*) FROM decision_log") == 0, "there is no such experiment"
-    assert await scalar(database_url, "SELECT count(*) FROM allocations") == 1
+def test_every_segment_holds_the_allocations_of_its_decisions(make_journal, tmp_path: Path) -> None:
+    journal = make_journal(segment_bytes=1_000)
+    for number in range(60):
+        append(journal, CODEC, number, version=1 + number // 20)
+    paths = sorted((tmp_path / "spool").glob("*.journal"))
+    assert len(paths) > 5
+    for path in paths:
+        known: set[bytes] = set()
+        for kind, payload, _ in frames(path.read_bytes()):
+            row = decode(Record(kind, payload))
+            if isinstance(row, AllocationRow):
+                assert row.allocation_id not in known, "once is enough"
+                known.add(row.allocation_id)
+            else:
+                assert row.allocation_id in known
 
 
-async def test_a_stop_drains(database_url: str, journals, codec):
-    journal = journals()
-    for number in range(10):
-        append(journal, codec, number)
-    await journal.stop()
-    assert await scalar(database_url, COUNT) == 10
+def test_nothing_is_written_before_the_flush_and_all_of_it_by_one_call(
+    make_journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = make_journal()
+    for number in range(100):
+        append(journal, CODEC, number, flush=False)
+    assert rows(tmp_path / "spool") == []
+    writes = []
+    real = journal._writer.append
+    monkeypatch.setattr(journal._writer, "append", lambda data: (writes.append(len(data)), real(data)))
+    journal.flush()
+    journal.flush()
+    assert len(writes) == 1
+    assert request_ids(tmp_path / "spool") == list(range(100))
 
 
-async def test_a_journal_that_was_drained_may_be_drained_again(database_url: str, journals, codec, tmp_path: Path):
-    first = journals()
-    for number in range(20):
-        append(first, codec, number)
-    (path,) = segments(tmp_path / "spool")
-    copy = path.read_bytes()
-    await first.stop()
-    path.write_bytes(copy)
-    second = journals()
-    second.start()
-    await until(lambda: not path.exists(), "the copy is drained and removed")
-    assert await scalar(database_url, COUNT) == 20
-
-
-async def test_two_processes_never_adopt_a_live_segment(database_url: str, journals, codec, tmp_path: Path):
-    one = journals()
-    append(one, codec, 1)
-    (live,) = segments(tmp_path / "spool")
-    two = journals()
-    two.start()
-    append(two, codec, 2)
-    await until_scalar(database_url, COUNT, 1)
-    assert live.exists()
-    assert await query(database_url, "SELECT request_id FROM decisions") == [("2",)]
-    append(one, codec, 3)
-    one.start()
-    await until_scalar(database_url, COUNT, 3)
-
-
-@pytest.mark.parametrize("cut", [1, 4, 8, 20])
-async def test_a_torn_tail_is_dropped_and_all_before_it_kept(database_url: str, journals, codec, tmp_path: Path, cut: int):
-    first = journals()
-    for number in range(20):
-        append(first, codec, number)
-    (path,) = segments(tmp_path / "spool")
-    data = path.read_bytes()
-    await first.stop()
-    await query(database_url, "DELETE FROM decisions")
-    path.write_bytes(data[:-cut])
-    journals().start()
-    await until_scalar(database_url, COUNT, 19)
-    await until(lambda: not path.exists(), "the torn segment is removed")
-
-
-async def test_a_damaged_record_costs_itself_alone_and_is_set_aside(database_url: str, journals, codec, tmp_path: Path):
-    first = journals()
-    ends = []
-    for number in range(20):
-        append(first, codec, number)
-        (path,) = segments(tmp_path / "spool")
-        ends.append(path.stat().st_size)
-    data = bytearray(path.read_bytes())
-    await first.stop()
-    await query(database_url, "DELETE FROM decisions")
-    data[ends[9] - 3] ^= 0xFF  # within the tenth record
-    path.write_bytes(data)
-    second = journals()
-    second.start()
-    append(second, codec, 100)
-    await until_scalar(database_url, COUNT, 20)
-    await until(lambda: not path.exists(), "the segment is removed")
-    rows = await query(database_url, "SELECT request_id::int FROM decisions ORDER BY 1")
-    assert [number for (number,) in rows] == [*range(9), *range(10, 20), 100]
-    (kept,) = (tmp_path / "spool").glob("*.damaged")
-    assert kept.read_bytes() == data[ends[8] : ends[9]]
-
-
-async def test_a_record_of_an_unknown_key_holds_up_no_other(database_url: str, journals, codec, tmp_path: Path):
-    """A key that another replica made later, or that is gone: its record is passed over, or waits, alone."""
-    first = journals()
-    strange = TokenCodec(TokenKey(1, bytes(32)), {})
-    append(first, codec, 1)
-    append(first, strange, 2)
-    append(first, codec, 3)
-    first.start()
-    append(first, codec, 4)
-    await until_scalar(database_url, COUNT, 3)
-
-
-async def test_a_record_that_postgres_refuses_holds_up_no_other(database_url: str, journals, codec):
-    journal = journals()
-    for number in range(6):
-        append(journal, codec, number, **({"propensity": 0.0} if number == 3 else {}))
-    journal.start()
-    await until_scalar(database_url, COUNT, 5)
-
-
-async def test_a_segment_that_cannot_be_drained_holds_up_no_other(database_url: str, journals, codec, tmp_path: Path):
-    first = journals()
-    append(first, TokenCodec(TokenKey(1, bytes(32)), {}), 1)
-    (path,) = segments(tmp_path / "spool")
-    data = path.read_bytes()
-    await first.stop()
-    path.write_bytes(data)
-    second = journals(segment_bytes=1_000)
-    second.start()
-    for number in range(2, 30):
-        append(second, codec, number)
-    await until_scalar(database_url, COUNT, 28)
-
-
-async def test_a_full_spool_refuses_and_takes_again_once_drained(database_url: str, journals, codec):
-    journal = journals(spool_bytes=2_000)
-    taken = 0
-    while journal.undrained_bytes <= 2_000:
-        append(journal, codec, taken)
-        taken += 1
-    assert 2 < taken < 20
-    with pytest.raises(ResourceExhaustedError) as raised:
-        append(journal, codec, taken)
-    assert raised.value.retry_after_ms
-    journal.start()
-    await until_scalar(database_url, COUNT, taken)
-    await until(lambda: journal.undrained_bytes == 0, "all is drained")
-    append(journal, codec, 1_000)
-    await until_scalar(database_url, COUNT, taken + 1)
-
-
-async def test_a_full_disk_refuses_and_what_was_answered_is_whole(database_url: str, journals, codec, tmp_path: Path):
-    """The limit on the size of a file stands for the disk: a record is cut short in its middle."""
-    journal = journals()
+def test_a_refused_flush_drops_its_decisions_and_their_allocation_is_written_again(make_journal, tmp_path: Path) -> None:
+    """The limit on the size of a file stands for the disk: a write is cut short in its middle."""
+    journal = make_journal()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, hard))
+    append(journal, CODEC, 0)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, hard))
     try:
-        taken = []
-        for number in range(40):
-            try:
-                append(journal, codec, number)
-                taken.append(number)
-            except ResourceExhaustedError as error:
-                assert error.reason == "OVERLOADED"  # noqa: PT017
+        for number in range(1, 21):
+            append(journal, CODEC, number, version=2, flush=False)
+        with pytest.raises(ResourceExhaustedError) as raised:
+            journal.flush()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert 5 < len(taken) < 40
-    (path,) = segments(tmp_path / "spool")
-    assert path.stat().st_size <= 3_000
-    append(journal, codec, 100)
-    journal.start()
-    await until_scalar(database_url, COUNT, len(taken) + 1)
-    rows = await query(database_url, "SELECT request_id::int FROM decisions ORDER BY 1")
-    assert [number for (number,) in rows] == [*taken, 100]
+    assert raised.value.reason == "OVERLOADED"
+    assert raised.value.retry_after_ms
+    assert request_ids(tmp_path / "spool") == [0]
+    journal.flush()
+    assert request_ids(tmp_path / "spool") == [0], "they were never made"
+    journal._writer._left_alone_until = 0.0
+    append(journal, CODEC, 100, version=2)
+    assert request_ids(tmp_path / "spool") == [0, 100]
+    allocations = [row.policy_version for row in rows(tmp_path / "spool") if isinstance(row, AllocationRow)]
+    assert allocations == [1, 2]
+    assert journal.refused == 1
 
 
-async def test_decisions_wait_for_postgres(stoppable, stoppable_url: str, tmp_path: Path):
-    database = Database(DatabaseUrl.parse(stoppable_url))
-    codec = await load_codec(database)
-    journal = Journal(tmp_path / "spool", Writer(database), codec)
-    journal.start()
-    append(journal, codec, 1)
-    await until_scalar(stoppable_url, COUNT, 1)
-    stoppable.stop()
-    for number in range(2, 40):
-        append(journal, codec, number)
-    stoppable.start()
-    await until_scalar(stoppable_url, COUNT, 39)
-    await journal.stop()
-    await database.dispose()
+def test_a_call_learns_that_the_flush_of_another_dropped_its_decisions(make_journal, tmp_path: Path) -> None:
+    journal = make_journal(spool_bytes=1_000)
+    first = append(journal, CODEC, 1, flush=False)
+    with pytest.raises(ResourceExhaustedError):  # noqa: PT012 - the other call
+        for number in range(2, 30):
+            append(journal, CODEC, number, flush=False)
+        journal.flush()
+    with pytest.raises(ResourceExhaustedError):
+        journal.flush(first)
+    assert rows(tmp_path / "spool") == []
+    later = append(journal, CODEC, 30, flush=False)
+    journal.flush(later)
+    assert request_ids(tmp_path / "spool") == [30]
 
 
-# Processes that die
-
-DECIDING_PROCESS = """
-import asyncio, sys
-sys.path.insert(0, {support!r})
-from running import Router
-from pathlib import Path
-
-async def main(url, spool):
-    router = await Router.start(url, Path(spool))
-    number = 0
-    while True:
-        reply = await router.route(unit_id=f"u-{{number}}")
-        print(reply.decision_id, flush=True)
-        number += 1
-
-asyncio.run(main(*sys.argv[1:]))
-"""
+@pytest.mark.parametrize("payload", [b"", b"\x00", b"\xff" * 30, struct.pack("!HB16s", 4, 200, bytes(16)) + b"abcd"])
+@pytest.mark.parametrize("kind", [b"D", b"A", b"Z"])
+def test_what_is_no_record_of_a_journal_is_a_value_error(kind: bytes, payload: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - whichever part of it is wrong
+        decode(Record(kind, payload))
 
 
-async def test_kill_9_loses_and_doubles_no_answered_decision(database_url: str, start_router, tmp_path: Path):
-    survivor = await start_router(database_url)
-    await survivor.run()
-    script = DECIDING_PROCESS.format(support=str(ROOT / "tests" / "support"))
-    answers = [(tmp_path / f"answers-{n}").open("w") for n in range(2)]
-    processes = [
-        subprocess.Popen(  # noqa: ASYNC220 - it is only started here
-            [sys.executable, "-c", script, database_url, str(tmp_path / "spool")],
-            stdout=answers[n],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )
-        for n in range(2)
-    ]
-    try:
-        for n in range(2):
-            path = tmp_path / f"answers-{n}"
-            await until(lambda path=path: path.read_text().count("\n") > 300, "300 answers", 60)
-    finally:
-        for process in processes:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-        for file in answers:
-            file.close()
-    lines = [line for n in range(2) for line in (tmp_path / f"answers-{n}").read_text().split("\n")[:-1]]
-    codec = await load_codec_of(database_url)
-    answered = {codec.open(line).decision_key for line in lines}
-    assert len(answered) == len(lines)
-    adopter = await start_router(database_url)
-
-    async def all_stored() -> bool:
-        keys = {key.bytes for (key,) in await query(database_url, "SELECT decision_key FROM decisions")}
-        return keys >= answered
-
-    await until(all_stored, "every answered decision is in the log")
-    stored = await scalar(database_url, COUNT)
-    assert len(answered) <= stored <= len(answered) + 2, "at most the answers that were under way come on top"
-    spool = next(path for path in (tmp_path / "spool").iterdir() if path.is_dir())
-    await until(lambda: len(segments(spool)) == 2, "the segments of the dead are gone")
-    await adopter.close()
+def test_segments_of_the_release_before_are_read() -> None:
+    """Bytes as version 0.1.0 wrote them."""
+    raw = CODEC.mint(token(3))[1]
+    texts = "\x1f".join(("unit", "", "", "3", "", "0.25")).encode()
+    decision = struct.pack("!HB16s", len(raw), 2, b"a" * 16) + raw + texts
+    allocation = struct.pack("!16sQQH2H2d", b"a" * 16, INCARNATION, 4, 2, 0, 1, 0.25, 0.75)
+    data = b"".join(
+        struct.pack("!cII", kind, len(payload), zlib.crc32(payload)) + payload
+        for kind, payload in ((b"A", allocation), (b"D", decision))
+    )
+    first, second = (decode(Record(kind, payload)) for kind, payload, _ in frames(data))
+    assert first == AllocationRow(b"a" * 16, INCARNATION, 4, (0, 1), (0.25, 0.75))
+    assert isinstance(second, DecisionRow)
+    assert (second.unit_id, second.request_id, second.prompt_similarity, second.reason) == ("unit", "3", 0.25, "sticky")
 
 
-async def load_codec_of(url: str) -> TokenCodec:
-    database = Database(DatabaseUrl.parse(url))
-    try:
-        return await load_codec(database)
-    finally:
-        await database.dispose()
+def test_an_append_takes_microseconds(make_journal) -> None:
+    """Far above what it takes, so that a busy machine does not fail it: it guards against another order of magnitude."""
+    journal = make_journal()
+    current = policy()
+    assert current.everyone is not None
+    raw = CODEC.mint(token(1))[1]
+    request = routing_pb2.RouteRequest(experiment_id="x", unit_id="user-123456")
+
+    def some() -> None:
+        for _ in range(1_000):
+            journal.append(raw, routing_pb2.REASON_SAMPLED, current.everyone, current, request)
+        journal.flush()
+
+    assert min(timeit.repeat(some, number=1, repeat=5)) / 1_000 < 30e-6

@@ -52,7 +52,11 @@ class Service:
 
     def workers(self) -> list[int]:
         """Process ids of the workers."""
-        return [pid for pid, command in self.descendants().items() if "router.worker" in command]
+        return [pid for pid, command in self.descendants().items() if "router.worker worker" in command]
+
+    def keepers(self) -> list[int]:
+        """Process ids of the keeper: one, but for moments."""
+        return [pid for pid, command in self.descendants().items() if "router.worker keeper" in command]
 
     def stop(self) -> int:
         """End it as an operator does; returns its exit status."""

@@ -19,7 +19,9 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 from postgres import TestCluster
 
-from router.server import MAX_MESSAGE_BYTES, Clocks, Server
+from router.clocks import Clocks
+from router.keeper import Keeper
+from router.server import MAX_MESSAGE_BYTES, Server
 from router.settings import WorkerSettings
 from router.storage.replay import ReplayReport, replay
 from router.v1 import (
@@ -106,9 +108,10 @@ async def refused(call: Awaitable[Any]) -> Refusal:
 
 @dataclass
 class Router:
-    """A server in this process, with a channel to it."""
+    """A server and a keeper in this process, with a channel to the server."""
 
     server: Server
+    keeper: Keeper | None
     url: str
     channel: grpc.aio.Channel
     closed: bool = False
@@ -122,18 +125,24 @@ class Router:
         self.posteriors = posteriors_pb2_grpc.PosteriorServiceStub(self.channel)
 
     @classmethod
-    async def start(cls, url: str, spool: Path, clocks: Clocks | None = None) -> Router:
-        """Start a server on a free port."""
-        server = Server(WorkerSettings(host="127.0.0.1", port=0, database_url=url, spool_dir=str(spool)), clocks)
+    async def start(cls, url: str, spool: Path, clocks: Clocks | None = None, *, keeper: bool = True) -> Router:
+        """Start a server on a free port, and a keeper beside it."""
+        settings = WorkerSettings(host="127.0.0.1", port=0, database_url=url, spool_dir=str(spool))
+        server = Server(settings, clocks)
         await server.start()
-        return cls(server, url, channel_to(server.port))
+        background = Keeper(settings, clocks) if keeper else None
+        if background is not None:
+            await background.start()
+        return cls(server, background, url, channel_to(server.port))
 
     async def close(self) -> None:
-        """Stop the server and let go of the channel."""
+        """Stop the server, then the keeper, and let go of the channel."""
         if not self.closed:
             self.closed = True
             await self.channel.close()
             await self.server.stop()
+            if self.keeper is not None:
+                await self.keeper.stop()
 
     async def route(self, experiment_id: str = "support", **fields: Any) -> routing_pb2.RouteResponse:
         """Route one request."""

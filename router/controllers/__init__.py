@@ -1,0 +1,1 @@
+"""Work that one process of a deployment does for all of them."""

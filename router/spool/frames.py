@@ -1,0 +1,59 @@
+"""Frames: how records stand in a segment, so that a torn or damaged one is told from a whole one.
+
+    kind 1 | payload length 4 | CRC-32 of the payload 4 | payload
+
+Big endian. A kind is an upper-case ASCII letter, and no payload is empty: zeros, which is what a lost block reads as, are
+never a frame.
+"""
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+HEAD = struct.Struct("!cII")
+#: Bytes of one payload at most: an event with the longest metadata takes 40 KiB.
+LARGEST_PAYLOAD = 1024 * 1024 - 1
+#: What the head of a frame may begin with.
+_CANDIDATE = re.compile(rb"[A-Z]\x00[\x00-\x0f]", re.DOTALL)
+
+
+class Record(NamedTuple):
+    """What a frame holds. A named tuple: one is made for every decision."""
+
+    kind: bytes
+    payload: bytes
+
+
+def frame(kind: bytes, payload: bytes) -> bytes:
+    """Return the frame of a record."""
+    if not 0 < len(payload) <= LARGEST_PAYLOAD:
+        raise ValueError(f"a record of {len(payload)} bytes cannot be framed")
+    return HEAD.pack(kind, len(payload), zlib.crc32(payload)) + payload
+
+
+def frames(data: bytes) -> Iterator[tuple[bytes, bytes, int]]:
+    """Yield kind, payload and end of each frame at the start of `data`, up to the first that is not whole and sound."""
+    offset, available = 0, len(data)
+    while offset + HEAD.size < available:
+        kind, length, checksum = HEAD.unpack_from(data, offset)
+        end = offset + HEAD.size + length
+        payload = data[offset + HEAD.size : end]
+        if end > available or not length or zlib.crc32(payload) != checksum:
+            return
+        yield kind, payload, end
+        offset = end
+
+
+def next_frame(data: bytes, start: int = 1) -> int | None:
+    """Return where the first whole, sound frame at or after `start` begins; None if there is none."""
+    for candidate in _CANDIDATE.finditer(data, start):
+        offset = candidate.start()
+        if offset + HEAD.size >= len(data):
+            return None
+        _, length, checksum = HEAD.unpack_from(data, offset)
+        begin = offset + HEAD.size
+        if 0 < length <= len(data) - begin and zlib.crc32(data[begin : begin + length]) == checksum:
+            return offset
+    return None

@@ -1,0 +1,452 @@
+"""Retention: a day goes and what it taught stays, to the last digit, whatever happens in the middle of it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+from growth import (
+    BASE_US,
+    DAY_US,
+    add_experiments,
+    day,
+    event_connection,
+    event_row,
+    folded,
+    random_event,
+    stored_evidence,
+)
+from running import assert_replay_agrees, query, scalar, until_scalar, until_waiting
+
+from bandit.reward import Evidence
+from router.storage import retention
+from router.storage.database import Database, DatabaseUrl
+from router.storage.decisions import AllocationRow, DecisionRow, copy_decisions, store_allocations
+from router.storage.errors import MissingPartitionError, StorageError
+from router.storage.events import EventRow, apply_events, days_of
+from router.storage.partitions import PARTITIONED, ensure_partitions, partition_name
+from router.storage.policies import read_evidence
+from router.storage.retention import drop_expired
+from router.storage.writer import EventWriter
+
+DAYS = 5
+
+
+class Feedback:
+    """A writer of events, and what it was told of them."""
+
+    def __init__(self, database: Database) -> None:
+        self.writer = EventWriter(database)
+        self.stored: list[EventRow] = []
+        self.late: list[EventRow] = []
+
+    async def apply(self, rows: list[EventRow]) -> None:
+        """Store events; those of dropped days are late."""
+        while True:
+            try:
+                result = await self.writer.apply(rows)
+            except MissingPartitionError:
+                continue  # another day was dropped while it heard of the first one
+            self.late += [row for number, row in enumerate(rows) if number in result.dropped]
+            self.stored += [row for number, row in enumerate(rows) if number not in result.dropped]
+            return
+
+
+@pytest.fixture
+def url(database_url: str) -> str:
+    add_experiments(database_url, 3, 3)
+    return database_url
+
+
+@pytest.fixture
+async def database(url: str):
+    database = Database(DatabaseUrl.parse(url))
+    yield database
+    await database.dispose()
+
+
+@pytest.fixture
+async def feedback(database: Database):
+    feedback = Feedback(database)
+    yield feedback
+    await feedback.writer.close()
+
+
+@pytest.fixture
+async def keeper(database: Database):
+    """The connection that retention runs on."""
+    async with await database.connect(autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "_PAUSE_S", 0.01)
+
+
+def some_events(seed: int = 1, count: int = 600) -> list[EventRow]:
+    """Events of DAYS days, with corrections and with receipts that name different arms."""
+    rng = random.Random(seed)
+    return list({row.key: row for row in (random_event(rng, DAYS) for _ in range(count))}.values())
+
+
+async def posteriors(url: str) -> list[tuple[Any, ...]]:
+    """The posterior of every arm, as analysts see it and as replicas read it."""
+    seen = await query(url, "SELECT * FROM posterior_latest ORDER BY experiment_id, arm_id")
+    database = Database(DatabaseUrl.parse(url))
+    async with database.snapshot() as connection:
+        readings = await read_evidence(connection, [1, 2, 3])
+    await database.dispose()
+    read = sorted((r.incarnation, r.policy_version, sorted(r.evidence.items())) for r in readings)
+    return [*seen, *read]
+
+
+async def days_left(url: str) -> set[str]:
+    rows = await query(
+        url,
+        "SELECT DISTINCT right(c.relname, 8) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"
+        " JOIN pg_class p ON p.oid = i.inhparent WHERE p.relkind = 'p'",
+    )
+    return {name for (name,) in rows}
+
+
+def named(*numbers: int) -> set[str]:
+    return {f"{day(number):%Y%m%d}" for number in numbers}
+
+
+async def kept_from(url: str) -> Any:
+    return await scalar(url, "SELECT kept_from FROM retention")
+
+
+# What a drop does
+
+
+async def test_the_posterior_is_the_same_before_and_after(url: str, feedback: Feedback, keeper):
+    rows = some_events()
+    await feedback.apply(rows)
+    before = await posteriors(url)
+    total = await stored_evidence(url)
+    assert total == folded(rows)
+
+    assert await drop_expired(keeper, day(DAYS), 3) == [day(0), day(1)]
+
+    assert await posteriors(url) == before
+    assert await stored_evidence(url) == total
+    assert await stored_evidence(url, "evidence") == folded(
+        [row for row in rows if days_of([row]) >= {day(2)} or row.decided_at_us >= BASE_US + 2 * DAY_US]
+    )
+    assert await stored_evidence(url, "evidence_base") == folded(
+        [row for row in rows if row.decided_at_us < BASE_US + 2 * DAY_US]
+    )
+    assert await days_left(url) == named(2, 3, 4)
+    assert await kept_from(url) == day(2)
+    report = await assert_replay_agrees(url)
+    assert report.base == await scalar(url, "SELECT sum(n) FROM evidence_base")
+
+
+async def test_day_after_day_ends_at_the_same_base_as_all_at_once(url: str, feedback: Feedback, keeper):
+    rows = some_events(2)
+    await feedback.apply(rows)
+    before = await posteriors(url)
+    for number in range(DAYS):
+        assert await drop_expired(keeper, day(DAYS + number), DAYS - 1) == [day(number)]
+        assert await posteriors(url) == before
+        await assert_replay_agrees(url)
+    assert await stored_evidence(url, "evidence_base") == folded(rows)
+    assert await scalar(url, "SELECT count(*) FROM evidence") == 0
+    assert await drop_expired(keeper, day(2 * DAYS), DAYS - 1) == []
+
+
+async def test_a_day_belongs_to_itself_to_the_microsecond(url: str, feedback: Feedback, keeper):
+    rows = [
+        event_row(0, decided_at_us=BASE_US + DAY_US - 1),
+        event_row(1, decided_at_us=BASE_US + DAY_US, reward=250_000),
+    ]
+    await feedback.apply(rows)
+    assert await drop_expired(keeper, day(1), 1) == []
+    assert await drop_expired(keeper, day(2), 1) == [day(0)]
+    assert await stored_evidence(url, "evidence_base") == {(1, 0): Evidence(1_000_000, 0, 1)}
+    assert await stored_evidence(url, "evidence") == {(1, 0): Evidence(250_000, 750_000, 1)}
+
+
+async def test_a_later_event_of_a_dropped_day_is_late_and_leaves_no_trace(url: str, feedback: Feedback, keeper):
+    await feedback.apply([event_row(0, 0), event_row(1, 1)])
+    await drop_expired(keeper, day(2), 1)
+    before = await posteriors(url)
+    late = [event_row(0, 0, "another", 0), event_row(2, 0), event_row(0, 0)]
+    await feedback.apply([*late, event_row(3, 1)])
+    assert feedback.late == late
+    assert await days_left(url) == named(1)
+    assert await scalar(url, "SELECT count(*) FROM events") == 2
+    assert (await posteriors(url))[3:-3] == before[3:-3], "only the experiment of the kept event learned"
+    assert await stored_evidence(url) == {(1, 0): Evidence(3_000_000, 0, 3)}
+    await assert_replay_agrees(url)
+
+
+async def test_a_day_that_never_had_a_partition_is_dropped_too(url: str, feedback: Feedback, keeper):
+    """Otherwise an event for it would make one, to be dropped again the next day."""
+    await feedback.apply([event_row(0, 4)])
+    assert await drop_expired(keeper, day(5), 3) == []
+    assert await kept_from(url) == day(2)
+    await feedback.apply([event_row(1, 1), event_row(2, 2)])
+    assert feedback.late == [event_row(1, 1)]
+    assert await days_left(url) == named(2, 4)
+
+
+async def test_days_that_were_dropped_do_not_come_back_when_more_are_to_be_kept(url: str, feedback: Feedback, keeper):
+    await feedback.apply([event_row(0, 0), event_row(1, 3)])
+    assert await drop_expired(keeper, day(4), 2) == [day(0)]
+    assert await drop_expired(keeper, day(4), 100) == []
+    assert await kept_from(url) == day(2)
+
+
+async def test_tables_that_others_attached_are_left_alone(url: str, feedback: Feedback, keeper):
+    await feedback.apply([event_row(0, 0)])
+    await query(url, "CREATE TABLE events_archive PARTITION OF events FOR VALUES FROM ('2001-01-01') TO ('2002-01-01')")
+    assert await drop_expired(keeper, day(4), 2) == [day(0)]
+    assert await scalar(url, "SELECT to_regclass('events_archive') IS NOT NULL")
+
+
+# Giving way
+
+
+async def test_a_long_query_is_not_disturbed_and_the_day_waits(url: str, feedback: Feedback, keeper, impatient, caplog):
+    rows = some_events(3)
+    await feedback.apply(rows)
+    before = await posteriors(url)
+    async with await psycopg.AsyncConnection.connect(url) as analyst:
+        await analyst.execute("SELECT count(*) FROM decisions")
+        dropping = asyncio.ensure_future(drop_expired(keeper, day(DAYS), 3))
+        while not dropping.done():
+            async with asyncio.timeout(10):
+                await feedback.apply([event_row(7_000, 4)])
+        assert await dropping == []
+        assert "retention gives way" in caplog.text
+        assert await days_left(url) == named(*range(DAYS))
+        await assert_replay_agrees(url)
+        await analyst.rollback()
+    after = await posteriors(url)
+    assert await drop_expired(keeper, day(DAYS), 3) == [day(0), day(1)]
+    assert await posteriors(url) == after
+    assert before != after
+
+
+async def test_a_query_that_ends_soon_is_waited_for(url: str, feedback: Feedback, keeper):
+    await feedback.apply([event_row(0, 0), event_row(1, 1)])
+    async with await psycopg.AsyncConnection.connect(url) as analyst:
+        await analyst.execute("SELECT count(*) FROM outcomes")
+        dropping = asyncio.ensure_future(drop_expired(keeper, day(2), 1))
+        await until_waiting(url, "outcomes")
+        await analyst.rollback()
+        assert await dropping == [day(0)]
+
+
+async def test_of_two_at_once_each_day_is_dropped_by_one(url: str, feedback: Feedback, keeper, impatient):
+    rows = some_events(4)
+    await feedback.apply(rows)
+    before = await posteriors(url)
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as other:
+        done = await asyncio.gather(drop_expired(keeper, day(DAYS), 1), drop_expired(other, day(DAYS), 1))
+    assert sorted(done[0] + done[1]) == [day(number) for number in range(DAYS - 1)]
+    assert await posteriors(url) == before
+    await assert_replay_agrees(url)
+
+
+async def test_on_a_connection_that_is_not_in_autocommit_mode(url: str, feedback: Feedback):
+    await feedback.apply(some_events(5))
+    before = await posteriors(url)
+    async with await psycopg.AsyncConnection.connect(url) as connection:
+        assert await drop_expired(connection, day(DAYS), 3) == [day(0), day(1)]
+        assert connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+    assert await posteriors(url) == before
+
+
+# Accidents
+
+
+async def test_cut_anywhere_a_day_is_there_or_gone(url: str, feedback: Feedback, impatient):
+    """The connection is cut over and over, at moments that differ, until everything is dropped after all."""
+    rows = some_events(6)
+    await feedback.apply(rows)
+    before = await posteriors(url)
+    rng = random.Random(6)
+    states = set()
+    for attempt in range(100):
+        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+            dropping = asyncio.ensure_future(drop_expired(connection, day(DAYS), 1))
+            # Ever longer, so that it comes to an end.
+            await asyncio.wait([dropping], timeout=rng.uniform(0, 0.004 * 1.15**attempt))
+            await query(url, "SELECT pg_terminate_backend(%s)", connection.info.backend_pid)
+            cut = isinstance((await asyncio.gather(dropping, return_exceptions=True))[0], StorageError)
+        left = await days_left(url)
+        states.add((len(left), await kept_from(url)))
+        assert await posteriors(url) == before
+        report = await assert_replay_agrees(url)
+        assert report.base == (await scalar(url, "SELECT sum(n) FROM evidence_base") or 0)
+        for parent in PARTITIONED:
+            names = await query(
+                url,
+                "SELECT right(inhrelid::regclass::text, 8) FROM pg_inherits WHERE inhparent = %s::text::regclass",
+                parent,
+            )
+            assert {name for (name,) in names} == left, "a day goes from all tables or from none"
+        if not cut:
+            break
+    assert not cut
+    assert left == named(DAYS - 1)
+    assert len(states) > 3, "it was cut in different places"
+
+
+async def test_a_day_that_was_closed_before_a_crash_is_dropped_by_the_next_call(url: str, feedback: Feedback, keeper):
+    rows = some_events(7)
+    await feedback.apply(rows)
+    before = await posteriors(url)
+    assert await retention._close(keeper, day(1)) == (day(0), True)
+    assert await posteriors(url) == before
+    await assert_replay_agrees(url)
+    await feedback.apply([event_row(9_999, 0)])
+    assert feedback.late == [event_row(9_999, 0)]
+    assert await posteriors(url) == before
+    assert await drop_expired(keeper, day(DAYS), DAYS - 1) == [day(0)]
+    assert await posteriors(url) == before
+
+
+# Beside a live service
+
+
+async def test_nothing_is_lost_or_counted_twice_while_many_write(url: str, database: Database, keeper, impatient):
+    deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    before = await scalar(url, deadlocks)
+    over = asyncio.Event()
+
+    async def write(seed: int) -> Feedback:
+        rng = random.Random(seed)
+        feedback = Feedback(database)
+        rounds = 0
+        while not over.is_set() or rounds < 30:
+            rounds += 1
+            batch = {row.key: row for row in (random_event(rng, DAYS, 2_000) for _ in range(rng.choice([1, 10, 200])))}
+            await feedback.apply(list(batch.values()))
+        await feedback.writer.close()
+        return feedback
+
+    async def expire() -> list[Any]:
+        dropped = []
+        for number in range(1, DAYS):
+            await until_scalar(url, f"SELECT count(*) > {number * 200} FROM events", True)
+            while day(number - 1) not in dropped:
+                dropped += await drop_expired(keeper, day(number), 0)
+                await assert_replay_agrees(url)
+        over.set()
+        return dropped
+
+    *writers, dropped = await asyncio.gather(*(write(seed) for seed in range(4)), expire())
+    assert dropped == [day(number) for number in range(DAYS - 1)]
+    assert all(writer.late for writer in writers), "events arrived for days that were dropped"
+    stored = [row for writer in writers for row in writer.stored]
+    assert await stored_evidence(url) == folded(stored)
+    report = await assert_replay_agrees(url)
+    assert report.base > 0
+    assert await days_left(url) == named(DAYS - 1)
+    await query(url, "SELECT pg_stat_force_next_flush()")
+    assert await scalar(url, deadlocks) == before
+
+
+async def test_a_batch_under_way_is_waited_for_and_counted(url: str, feedback: Feedback, keeper):
+    """It has written and not committed: closing the day waits for it."""
+    await feedback.apply([event_row(0, 0)])
+    async with await event_connection(url) as connection, connection.transaction():
+        await apply_events(connection, [event_row(1, 0)])
+        dropping = asyncio.ensure_future(drop_expired(keeper, day(2), 1))
+        await until_waiting(url, "day_is_closed")
+    assert await dropping == [day(0)]
+    assert await stored_evidence(url) == {(1, 0): Evidence(2_000_000, 0, 2)}
+
+
+# What goes with a day
+
+
+def allocation(number: int) -> AllocationRow:
+    return AllocationRow(number.to_bytes(16, "big"), 1, number, (0, 1), (0.5, 0.5))
+
+
+def decision(number: int, day_number: int, allocation_number: int) -> DecisionRow:
+    return DecisionRow(
+        number.to_bytes(16, "big"),
+        1,
+        0,
+        BASE_US + day_number * DAY_US + number,
+        0.5,
+        allocation_number,
+        allocation(allocation_number).allocation_id,
+        "sampled",
+        *("",) * 6,
+        None,
+    )
+
+
+async def test_allocations_go_with_the_last_decision_that_was_drawn_from_them(url: str, keeper, monkeypatch):
+    monkeypatch.setattr(retention, "_ALLOCATIONS", 2)
+    await ensure_partitions(keeper, [day(number) for number in range(3)])
+    await store_allocations(keeper, [allocation(number) for number in range(10)])
+    # 0 to 5 on the first day, 3 to 6 on the second, 5 to 8 on the third; 9 was stored before its decisions.
+    drawn = {0: range(6), 1: range(3, 7), 2: range(5, 9)}
+    await copy_decisions(
+        keeper, [decision(100 * d + a, d, a) for d, numbers in drawn.items() for a in numbers for _ in range(1)]
+    )
+
+    async def left() -> set[int]:
+        rows = await query(url, "SELECT allocation_id FROM allocations")
+        return {UUID(str(value)).int for (value,) in rows}
+
+    assert await drop_expired(keeper, day(3), 2) == [day(0)]
+    assert await left() == {3, 4, 5, 6, 7, 8, 9}
+    assert await drop_expired(keeper, day(3), 1) == [day(1)]
+    assert await left() == {5, 6, 7, 8, 9}
+    assert await scalar(url, "SELECT count(*) FROM dropped_allocations") == 0
+    assert await scalar(url, "SELECT count(*) FROM decisions") == 4
+
+
+async def test_allocations_that_a_crash_left_are_deleted_by_the_next_call(url: str, keeper, monkeypatch):
+    await ensure_partitions(keeper, [day(0)])
+    await store_allocations(keeper, [allocation(1)])
+    await copy_decisions(keeper, [decision(1, 0, 1)])
+
+    async def crash(*_: object) -> None:
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(retention, "_delete_allocations", crash)
+        with pytest.raises(RuntimeError):
+            await drop_expired(keeper, day(2), 1)
+    assert await scalar(url, "SELECT count(*) FROM allocations") == 1
+    assert await drop_expired(keeper, day(2), 1) == []
+    assert await scalar(url, "SELECT count(*) FROM allocations") == 0
+
+
+async def test_units_go_a_day_after_their_draw_expired(url: str, keeper, monkeypatch):
+    monkeypatch.setattr(retention, "_PAGES", 2)
+    today = datetime.combine(day(9), datetime.min.time(), UTC)
+    ends = [None, today + timedelta(days=9), today, today - timedelta(days=1), today - timedelta(days=1, microseconds=1)]
+    with psycopg.connect(url) as connection:
+        connection.cursor().executemany(
+            "INSERT INTO sticky_assignments VALUES (1, %s, 1, 0, 1, now(), %s)",
+            [(f"{n}-{i}", end) for n, end in enumerate(ends) for i in range(200)],
+        )
+    await drop_expired(keeper, day(9), 30)
+    left = await query(url, "SELECT left(unit_id, 1), count(*) FROM sticky_assignments GROUP BY 1 ORDER BY 1")
+    assert left == [("0", 200), ("1", 200), ("2", 200), ("3", 200)]
+
+
+async def test_a_decision_for_a_dropped_day_is_told_apart(url: str, keeper):
+    await ensure_partitions(keeper, [day(0)])
+    await drop_expired(keeper, day(2), 1)
+    with pytest.raises(MissingPartitionError):
+        await copy_decisions(keeper, [decision(1, 0, 1)])
+    assert await ensure_partitions(keeper, [day(0)]) == {day(0)}
+    assert await scalar(url, "SELECT to_regclass(%s) IS NULL", partition_name("decisions", day(0)))
