@@ -10,10 +10,18 @@ next call goes elsewhere.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import socket
+import stat
 from collections.abc import Iterable
 from typing import Any
 
 import grpc
+
+#: Where Linux lists the open files of a process.
+_OPEN_FILES = "/proc/self/fd"
+_INTERNET = (socket.AF_INET, socket.AF_INET6)
 
 
 class Gate:
@@ -82,3 +90,26 @@ class _Service(grpc.GenericRpcHandler):
             return grpc.unary_unary_rpc_method_handler(call, handler.request_deserializer, handler.response_serializer)
 
         self.service = gated  # type: ignore[method-assign]
+
+
+def stop_listening(port: int) -> None:
+    """Have this process take no more connections on a port, while those that it has go on.
+
+    The kernel then gives new ones to the other processes that share the port, and only those. Were the socket open until
+    the server stops, clients that are told to connect again could come to it, and be cut off. gRPC has no call for it.
+    """
+    for name in os.listdir(_OPEN_FILES) if os.path.isdir(_OPEN_FILES) else ():
+        with contextlib.suppress(OSError):
+            file = os.dup(int(name))
+            try:
+                if not stat.S_ISSOCK(os.fstat(file).st_mode):
+                    continue
+                with socket.socket(fileno=os.dup(file)) as found:
+                    if found.family in _INTERNET and found.getsockname()[1] == port and _listens(found):
+                        found.shutdown(socket.SHUT_RD)
+            finally:
+                os.close(file)
+
+
+def _listens(found: socket.socket) -> bool:
+    return bool(found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))

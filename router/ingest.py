@@ -84,7 +84,7 @@ class EventSpool(Protocol):
         """
 
     async def sync(self) -> None:
-        """Return once what was written before is on disk; raises ResourceExhaustedError if the disk refuses."""
+        """Return once what was written before is on disk; raises ResourceExhaustedError or OSError if the disk refuses."""
 
 
 class Submission:
@@ -324,10 +324,17 @@ class Ingest:
                 self._spool.extend((s.requests[position].SerializeToString(), s.received_at_us) for s, position in chunk)
                 await self._spool.sync()
                 self.spooled += len(chunk)
-            except ResourceExhaustedError as error:
-                outcome = _stopping() if self._stopping else error
+            except (ResourceExhaustedError, OSError) as error:
+                log.error("%d events are neither in Postgres nor on disk: %s", len(chunk), error)
+                outcome = _stopping() if self._stopping else _overloaded(error)
             for submission, position in chunk:
                 submission.settle(position, outcome)
+
+
+def _overloaded(error: ResourceExhaustedError | OSError) -> ResourceExhaustedError:
+    if isinstance(error, ResourceExhaustedError):
+        return error
+    return ResourceExhaustedError("the disk of the spool refuses the event: send it again", retry_after_ms=1_000)
 
 
 def _stopping() -> UnavailableError:

@@ -18,7 +18,7 @@ from router.decide import Decider
 from router.deployment import Deployment, find_deployment, is_still
 from router.feedback import Feedback
 from router.feedback_spool import FeedbackSpool
-from router.gate import Gate
+from router.gate import Gate, stop_listening
 from router.ingest import Ingest
 from router.interceptors import InterceptingServer
 from router.journal import Journal
@@ -135,7 +135,7 @@ class Server:
             for name in ("", *_SERVICES):
                 await health.set(name, health_pb2.HealthCheckResponse.SERVING)
             await server.start()
-            starting.push_async_callback(_drained, server, gate, health, ingest)
+            starting.push_async_callback(_drained, server, gate, self.port, health, ingest)
             self._closers = starting.pop_all()
 
     async def stop(self) -> None:
@@ -166,8 +166,9 @@ def _listen(server: grpc.aio.Server, settings: WorkerSettings) -> int:
         raise OSError(f"cannot listen on {host}:{settings.port}: is another program using it?") from error
 
 
-async def _drained(server: grpc.aio.Server, gate: Gate, health: HealthServicer, ingest: Ingest) -> None:
+async def _drained(server: grpc.aio.Server, gate: Gate, port: int, health: HealthServicer, ingest: Ingest) -> None:
     await health.enter_graceful_shutdown()
+    stop_listening(port)
     await gate.close(_QUIET_S, _HELD_UP_S)
     stopping = asyncio.create_task(server.stop(_DRAIN_S + _GOODBYE_S))
     # Replies must come after the message that tells clients to connect again.

@@ -53,6 +53,7 @@ class StickyUnits:
         #: How often something was forgotten.
         self._forgotten = 0
         self._tasks: set[asyncio.Task[tuple[StickyAssignment, bool]]] = set()
+        self._failing = False
 
     def known(self, incarnation: int, unit_id: str) -> StickyAssignment | None:
         """Return the unit's draw if this process has seen it and it still holds."""
@@ -128,6 +129,13 @@ class StickyUnits:
 
     def _finished(self, task: "asyncio.Task[tuple[StickyAssignment, bool]]") -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            level = logging.WARNING if isinstance(error, StorageError) else logging.ERROR
-            log.log(level, "a unit was routed by its hash: %s", error)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is None:
+            self._failing = False
+        elif not isinstance(error, StorageError):
+            log.error("a unit was routed by its hash", exc_info=error)
+        elif not self._failing:
+            self._failing = True
+            log.warning("new units are routed by their hashes until Postgres answers: %s", error)

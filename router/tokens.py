@@ -129,10 +129,7 @@ class TokenCodec:
 
         Raises InvalidArgumentError with reason DECISION_ID_MALFORMED, DECISION_ID_FOREIGN or DECISION_ID_TAMPERED.
         """
-        return self.open_raw(_decode(decision_id))
-
-    def open_raw(self, raw: bytes) -> DecisionToken:
-        """As `open`, from the signed bytes."""
+        raw = _decode(decision_id)
         try:
             token = parse_token(raw)
         except ValueError as error:

@@ -62,8 +62,9 @@ class RouterService:
 
     async def Reward(self, request: pb.RewardRequest, context: Context) -> bytes:
         """See the proto; the reply is a serialized RewardResponse."""
-        event = await self._understood(request)
-        submission = self._submit([request], [event], context)
+        give_up_at = _give_up_at(context)
+        event = await self._understood(request, give_up_at)
+        submission = self._submit([request], [event], give_up_at)
         await submission.done
         outcome = submission.outcomes[0]
         if isinstance(outcome, ServiceError):
@@ -76,11 +77,12 @@ class RouterService:
         accepted: list[int] = []
         requests: list[pb.RewardRequest] = []
         events: list[Event | None] = []
+        give_up_at = _give_up_at(context)
         turn_ends = time.perf_counter() + _TURN_S
         for position, item in enumerate(request.requests):
             try:
                 validate(item)
-                events.append(await self._understood(item))
+                events.append(await self._understood(item, give_up_at))
                 requests.append(item)
                 accepted.append(position)
                 results.append(b"")
@@ -90,7 +92,7 @@ class RouterService:
                 await asyncio.sleep(0)
                 turn_ends = time.perf_counter() + _TURN_S
         if events:
-            submission = self._submit(requests, events, context)
+            submission = self._submit(requests, events, give_up_at)
             await submission.done
             for position, event, outcome in zip(accepted, events, submission.outcomes, strict=True):
                 if isinstance(outcome, ServiceError):
@@ -99,24 +101,25 @@ class RouterService:
                     results[position] = _reward_item(_status(event, outcome), event.arm_id if event is not None else "")
         return b"".join(results)
 
-    async def _understood(self, request: pb.RewardRequest) -> Event | None:
-        """Return the event of a request; None if only Postgres knows its experiment, and cannot be asked."""
+    async def _understood(self, request: pb.RewardRequest, give_up_at: float) -> Event | None:
+        """Return the event of a request; None if only Postgres knows its experiment, and does not say in time."""
         token = self._feedback.open(request)
         event = self._feedback.event(request, token)
         if event is not None:
             return event
         try:
-            return await self._feedback.lookup(request, token)
-        except UnavailableError:
+            async with asyncio.timeout_at(give_up_at):
+                return await self._feedback.lookup(request, token)
+        except (UnavailableError, TimeoutError):
             return None
 
-    def _submit(self, requests: list[pb.RewardRequest], events: list[Event | None], context: Context) -> Submission:
+    def _submit(self, requests: list[pb.RewardRequest], events: list[Event | None], give_up_at: float) -> Submission:
         received_at_us = next((event.row.received_at_us for event in events if event is not None), None)
         return self._ingest.submit(
             requests,
             [event.row if event is not None else None for event in events],
             self._feedback.now_us() if received_at_us is None else received_at_us,
-            patience_s(context.time_remaining()),
+            max(0.0, give_up_at - asyncio.get_running_loop().time()),
         )
 
 
@@ -163,6 +166,11 @@ class _BatchRouteReply:
             self._allocations.append(choice.in_batch)
         response = decision.reply + _index(index) if index else decision.reply
         return embedded(embedded(response))
+
+
+def _give_up_at(context: Context) -> float:
+    """When a call stops waiting for Postgres, by the event loop's clock."""
+    return asyncio.get_running_loop().time() + patience_s(context.time_remaining())
 
 
 @lru_cache(1_000)

@@ -9,48 +9,22 @@ from pathlib import Path
 import grpc
 import psycopg
 import pytest
+from books import apply, check_books, connection_of_its_own, embedded_url, experiment_at
 from processes import alive, run, serving, wait_until
 
-from router.client import CHANNEL_OPTIONS, RouterClient, RouterError
-from router.embedded import read_record
+from router.client import RouterClient, RouterError
 from router.storage.database import DatabaseUrl, connect
-from router.storage.replay import replay
 from router.v1 import experiments_pb2, experiments_pb2_grpc, posteriors_pb2, posteriors_pb2_grpc
-
-EXPERIMENT = """
-experiment: support
-arms:
-  - {id: a, model: model-a, role: control, config: {max_tokens: 1024}}
-  - {id: b, model: model-b}
-"""
 
 
 @pytest.fixture
 def experiment_file(tmp_path: Path) -> Path:
-    path = tmp_path / "experiment.yaml"
-    path.write_text(EXPERIMENT)
-    return path
-
-
-def apply(path: Path, target: str) -> None:
-    done = run("apply", "-f", path, "--server", target)
-    assert done.returncode == 0, done.stderr
-
-
-def connection_of_its_own(target: str) -> grpc.Channel:
-    """Without this, clients of one process share a connection, and with it a worker."""
-    return grpc.insecure_channel(target, options=(*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1)))
+    return experiment_at(tmp_path)
 
 
 def share_of(target: str, arm_id: str) -> float:
     with connection_of_its_own(target) as channel, RouterClient(channel=channel) as client:
         return client.route("support").allocation[arm_id]
-
-
-def embedded_url(directory: Path) -> str:
-    record = read_record(directory / "data")
-    assert record is not None
-    return record.url
 
 
 def test_it_announces_itself_once_serves_and_drains(tmp_path: Path, experiment_file: Path) -> None:
@@ -109,31 +83,6 @@ def test_calls_under_way_are_answered_while_it_drains(tmp_path: Path, experiment
     assert set(refusals) <= {codes.UNAVAILABLE, codes.DEADLINE_EXCEEDED, codes.CANCELLED}
     with serving(tmp_path):
         check_books(embedded_url(tmp_path), answered=len(answered), rewarded=len(rewarded))
-
-
-def check_books(url: str, *, answered: int, rewarded: int) -> None:
-    """Every answered decision and every acknowledged event is present once, and evidence is what the log says."""
-    with connect(DatabaseUrl.parse(url), autocommit=True) as connection:
-
-        def count(sql: str) -> int:
-            row = connection.execute(sql).fetchone()  # type: ignore[arg-type]
-            assert row is not None
-            return int(row[0])
-
-        wait_until(lambda: count("SELECT count(*) FROM decisions") >= answered, "the journal has drained")
-        events = count("SELECT count(*) FROM events")
-        assert events >= rewarded
-        assert events == count("SELECT sum(n) FROM evidence") == count("SELECT count(*) FROM outcomes")
-        assert (
-            count(
-                "SELECT count(*) FROM events e LEFT JOIN decisions d USING (decision_day, decision_key) WHERE d.arm IS NULL"
-            )
-            == 0
-        )
-    with connect(DatabaseUrl.parse(url)) as connection:
-        report = replay(connection)
-        assert report.agrees, report.disagreements
-        assert report.events == events
 
 
 @pytest.mark.parametrize("victim", ["worker", "supervisor", "everything"])

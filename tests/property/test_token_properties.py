@@ -5,9 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.errors import InvalidArgumentError
-from router.tokens import DecisionToken, TokenCodec, TokenKey
+from router.tokens import DecisionToken, TokenCodec, TokenKey, parse_token
 
 CODEC = TokenCodec(TokenKey(7, b"k" * 32), {})
+
+
+def minted(token: DecisionToken, codec: TokenCodec = CODEC) -> str:
+    return codec.mint(token)[0].decode()
+
+
 u64 = st.integers(0, 2**63 - 1)
 hashes = st.binary(min_size=8, max_size=8)
 tokens = st.builds(
@@ -31,14 +37,14 @@ ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 @given(tokens)
 def test_what_was_minted_opens(token):
     decision_id, raw = CODEC.mint(token)
-    assert CODEC.open(decision_id) == token
-    assert CODEC.open_raw(raw) == token
+    assert CODEC.open(decision_id.decode()) == token
+    assert parse_token(raw) == token
     assert len(decision_id) <= 512
 
 
 @given(tokens, st.data())
 def test_one_changed_character_is_refused(token, data):
-    decision_id, _ = CODEC.mint(token)
+    decision_id = minted(token)
     index = data.draw(st.integers(0, len(decision_id) - 1))
     character = data.draw(st.sampled_from(ALPHABET).filter(lambda c: c != decision_id[index]))
     with pytest.raises(InvalidArgumentError) as refused:
@@ -55,7 +61,7 @@ def test_anything_else_is_refused_and_never_crashes(text):
 
 @given(tokens, st.sampled_from(["=", "==", " ", "\n", "A"]))
 def test_only_the_canonical_form_opens(token, extra):
-    decision_id, _ = CODEC.mint(token)
+    decision_id = minted(token)
     for changed in (decision_id + extra, extra + decision_id):
         with pytest.raises(InvalidArgumentError):
             CODEC.open(changed)
@@ -63,7 +69,7 @@ def test_only_the_canonical_form_opens(token, extra):
 
 @given(tokens, st.integers(1, 60))
 def test_a_cut_id_is_malformed(token, cut):
-    decision_id, _ = CODEC.mint(token)
+    decision_id = minted(token)
     with pytest.raises(InvalidArgumentError) as refused:
         CODEC.open(decision_id[:-cut])
     assert refused.value.reason == "DECISION_ID_MALFORMED"
@@ -71,7 +77,7 @@ def test_a_cut_id_is_malformed(token, cut):
 
 def test_another_key_is_foreign_and_an_older_key_still_verifies():
     token = DecisionToken(1, b"d" * 16, 0, 1, True, 1, 0.5, 1, b"u" * 8, b"s" * 8, b"t" * 8, "")
-    decision_id, _ = TokenCodec(TokenKey(8, b"x" * 32), {}).mint(token)
+    decision_id = minted(token, TokenCodec(TokenKey(8, b"x" * 32), {}))
     with pytest.raises(InvalidArgumentError) as refused:
         CODEC.open(decision_id)
     assert refused.value.reason == "DECISION_ID_FOREIGN"
@@ -79,8 +85,9 @@ def test_another_key_is_foreign_and_an_older_key_still_verifies():
 
 
 def test_a_stolen_key_id_does_not_help():
-    forged, _ = TokenCodec(TokenKey(7, b"x" * 32), {}).mint(
-        DecisionToken(1, b"d" * 16, 0, 1, True, 1, 0.5, 1, b"u" * 8, b"s" * 8, b"t" * 8, "")
+    forged = minted(
+        DecisionToken(1, b"d" * 16, 0, 1, True, 1, 0.5, 1, b"u" * 8, b"s" * 8, b"t" * 8, ""),
+        TokenCodec(TokenKey(7, b"x" * 32), {}),
     )
     with pytest.raises(InvalidArgumentError) as refused:
         CODEC.open(forged)

@@ -446,7 +446,9 @@ async def test_a_batch_of_ten_thousand(router: Router):
     events = [event(decision_id, float(k % 2)) for k in range(5) for decision_id in ids]
     results = await router.batch_reward(events)
     assert len(results) == 10_000
-    assert {result.response.status for result in results} == {APPLIED}
+    # What a busy machine does not commit within a second is spooled, and stored soon.
+    assert {result.response.status for result in results} <= {APPLIED, SPOOLED}
+    await until_scalar(router.url, "SELECT count(*) FROM events", 10_000)
     report = await assert_replay_agrees(router.url)
     assert (report.events, report.outcomes) == (10_000, 2_000)
     refusal = await refused(router.batch_reward([*events, events[0]]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
@@ -10,6 +11,7 @@ from running import Router, event, experiment, query
 
 from bandit.reward import Evidence
 from router.storage.replay import ReplayReport, replay
+from router.storage.retention import drop_expired
 from router.v1 import routing_pb2
 
 
@@ -102,3 +104,17 @@ async def test_it_runs_beside_a_live_service(learned: Router):
     await sending
     assert all(report.agrees for report in reports)
     assert len({report.events for report in reports}) > 1, "it ran while events arrived"
+
+
+async def test_days_that_were_dropped_are_in_the_base(learned: Router):
+    ((incarnation,),) = await query(learned.url, "SELECT incarnation FROM experiments WHERE experiment_id = 'two'")
+    today = datetime.now(UTC).date()
+    async with await psycopg.AsyncConnection.connect(learned.url, autocommit=True) as connection:
+        # The two batches may lie on both sides of midnight.
+        assert await drop_expired(connection, today + timedelta(days=2), 1)
+    report = await asyncio.to_thread(run, learned.url)
+    assert report == ReplayReport(0, 0, 0, (), base=80)
+    report = await asyncio.to_thread(run, learned.url, incarnation)
+    assert (report.agrees, report.base) == (True, 40)
+    posterior = await learned.posterior("two")
+    assert sum(arm.n for arm in posterior.arms) == 40

@@ -21,7 +21,7 @@ from growth import (
     random_event,
     stored_evidence,
 )
-from running import assert_replay_agrees, query, scalar, until_scalar, until_waiting
+from running import Router, assert_replay_agrees, query, scalar, until_scalar, until_waiting
 
 from bandit.reward import Evidence
 from router.storage import retention
@@ -33,6 +33,7 @@ from router.storage.partitions import PARTITIONED, ensure_partitions, partition_
 from router.storage.policies import read_evidence
 from router.storage.retention import drop_expired
 from router.storage.writer import EventWriter
+from router.v1 import routing_pb2
 
 DAYS = 5
 
@@ -210,6 +211,21 @@ async def test_tables_that_others_attached_are_left_alone(url: str, feedback: Fe
     await query(url, "CREATE TABLE events_archive PARTITION OF events FOR VALUES FROM ('2001-01-01') TO ('2002-01-01')")
     assert await drop_expired(keeper, day(4), 2) == [day(0)]
     assert await scalar(url, "SELECT to_regclass('events_archive') IS NOT NULL")
+
+
+async def test_a_late_reward_over_the_wire(router: Router):
+    await router.run()
+    decision_id = (await router.route()).decision_id
+    assert (await router.reward(decision_id, 1.0, event_id="first")).status == routing_pb2.STATUS_APPLIED
+    before = await router.posterior()
+    async with await psycopg.AsyncConnection.connect(router.url, autocommit=True) as connection:
+        assert await drop_expired(connection, datetime.now(UTC).date() + timedelta(days=3), 1)
+    for event_id in ("first", "second", "third"):
+        reply = await router.reward(decision_id, 0.0, event_id=event_id)
+        assert reply.status == routing_pb2.STATUS_LATE
+    assert await scalar(router.url, "SELECT count(*) FROM events") == 0
+    assert list((await router.posterior()).arms) == list(before.arms)
+    await assert_replay_agrees(router.url)
 
 
 # Giving way

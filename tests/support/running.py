@@ -141,8 +141,9 @@ class Router:
             self.closed = True
             await self.channel.close()
             await self.server.stop()
-            if self.keeper is not None:
-                await self.keeper.stop()
+        keeper, self.keeper = self.keeper, None
+        if keeper is not None:
+            await keeper.stop()
 
     async def route(self, experiment_id: str = "support", **fields: Any) -> routing_pb2.RouteResponse:
         """Route one request."""
