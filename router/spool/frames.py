@@ -9,8 +9,7 @@ never a frame.
 import re
 import struct
 import zlib
-from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TypeAlias
 
 HEAD = struct.Struct("!cII")
 #: Bytes of one payload at most: an event with the longest metadata takes 40 KiB.
@@ -19,11 +18,8 @@ LARGEST_PAYLOAD = 1024 * 1024 - 1
 _CANDIDATE = re.compile(rb"[A-Z]\x00[\x00-\x0f]", re.DOTALL)
 
 
-class Record(NamedTuple):
-    """What a frame holds. A named tuple: one is made for every decision."""
-
-    kind: bytes
-    payload: bytes
+#: Kind and payload. A plain tuple: one is made for every decision.
+Record: TypeAlias = tuple[bytes, bytes]
 
 
 def frame(kind: bytes, payload: bytes) -> bytes:
@@ -33,17 +29,20 @@ def frame(kind: bytes, payload: bytes) -> bytes:
     return HEAD.pack(kind, len(payload), zlib.crc32(payload)) + payload
 
 
-def frames(data: bytes) -> Iterator[tuple[bytes, bytes, int]]:
-    """Yield kind, payload and end of each frame at the start of `data`, up to the first that is not whole and sound."""
+def frames(data: bytes, at_most: int | None = None) -> tuple[list[Record], int]:
+    """Return the records at the start of `data`, up to the first frame that is not whole and sound, and where they end."""
+    records: list[Record] = []
+    add, unpack, crc32, size = records.append, HEAD.unpack_from, zlib.crc32, HEAD.size
     offset, available = 0, len(data)
-    while offset + HEAD.size < available:
-        kind, length, checksum = HEAD.unpack_from(data, offset)
-        end = offset + HEAD.size + length
-        payload = data[offset + HEAD.size : end]
-        if end > available or not length or zlib.crc32(payload) != checksum:
-            return
-        yield kind, payload, end
+    while offset + size < available and len(records) != at_most:
+        kind, length, checksum = unpack(data, offset)
+        end = offset + size + length
+        payload = data[offset + size : end]
+        if end > available or not length or crc32(payload) != checksum:
+            break
+        add((kind, payload))
         offset = end
+    return records, offset
 
 
 def next_frame(data: bytes, start: int = 1) -> int | None:

@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import logging
 import os
-from itertools import islice
 from pathlib import Path
 
 from router.spool.frames import HEAD, LARGEST_PAYLOAD, Record, frames, next_frame
@@ -50,10 +49,10 @@ class SegmentReader:
         size = self.size()
         while size > self.drained:
             data = os.pread(self._file, min(limit, size - self.drained), self.drained)
-            records, end = _whole(data)
+            records, end = frames(data)
             if not records and len(data) < min(size - self.drained, _LARGEST_FRAME):
                 # The next record alone is larger than the limit.
-                records, end = _whole(os.pread(self._file, _LARGEST_FRAME, self.drained), at_most=1)
+                records, end = frames(os.pread(self._file, _LARGEST_FRAME, self.drained), at_most=1)
             if records:
                 return records, self.drained + end
             if not self._pass_over_damage():
@@ -79,7 +78,7 @@ class SegmentReader:
         """Set aside what is no frame, up to the next one that is; False if it may become one."""
         complete = self.is_complete()
         data = os.pread(self._file, _WINDOW, self.drained)
-        if not data or _whole(data)[0]:
+        if not data or frames(data)[0]:
             return True  # it was being cut off, or written
         found = next_frame(data)
         if not complete and (found is None or self._suspect != self.drained):
@@ -103,11 +102,3 @@ class SegmentReader:
             finally:
                 os.close(file)
         log.error("%s: %d bytes from byte %d on are no record; kept as %s", self.path.name, len(gap), self.drained, path)
-
-
-def _whole(data: bytes, at_most: int | None = None) -> tuple[list[Record], int]:
-    """Return the whole, sound records at the start of `data` and how many bytes they take."""
-    records, end = [], 0
-    for kind, payload, end in islice(frames(data), at_most):  # noqa: B007 - the last one's end is wanted
-        records.append(Record(kind, payload))
-    return records, end

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -104,7 +105,8 @@ LOCK = """
 SELECT incarnation FROM policy_versions WHERE incarnation = ANY(%s) ORDER BY incarnation FOR UPDATE
 """
 
-# The range of days says nothing new, but it is known before the statement runs: partitions beyond it are not even opened.
+# The range of days says nothing new. Being written out, it is known when the statement is planned: partitions beyond it are
+# neither planned for nor locked. As parameters, each batch would lock every partition there is.
 # One statement: its parts read the same snapshot, so `judged` holds outcomes as they were. Scalar subqueries, because an
 # EXISTS may become a hash of the whole table. Evidence is updated and inserted apart, because the CHECKs of an INSERT …
 # ON CONFLICT would judge a negative difference as if it were a row.
@@ -112,7 +114,7 @@ APPLY = """
 WITH incoming AS MATERIALIZED (
     SELECT t.*, coalesce((SELECT CASE WHEN e.content = t.content THEN 1 ELSE 2 END FROM events e
                           WHERE e.decision_day = t.decision_day AND e.decision_key = t.decision_key
-                            AND e.event_id = t.event_id AND e.decision_day BETWEEN %(first_day)s AND %(last_day)s
+                            AND e.event_id = t.event_id AND e.decision_day BETWEEN {first_day} AND {last_day}
                           LIMIT 1), 0) AS known
     FROM unnest(%(ordinal)s::int4[], %(decision_day)s::date[], %(decision_key)s::uuid[], %(event_id)s::text[],
                 %(incarnation)s::int8[], %(arm)s::int2[], %(segment)s::text[], %(bucket)s::timestamptz[],
@@ -145,7 +147,7 @@ judged AS MATERIALIZED (
     FROM candidates c
     LEFT JOIN LATERAL (SELECT arm, segment, bucket, reward_micros, rank, occurred_at, event_id FROM outcomes
                        WHERE decision_day = c.decision_day AND decision_key = c.decision_key
-                         AND decision_day BETWEEN %(first_day)s AND %(last_day)s LIMIT 1) o ON true
+                         AND decision_day BETWEEN {first_day} AND {last_day} LIMIT 1) o ON true
 ),
 firsts AS (
     INSERT INTO outcomes (decision_day, decision_key, incarnation, arm, segment, bucket, rank, occurred_at, event_id,
@@ -159,7 +161,7 @@ replacements AS (
         event_id = j.event_id, reward_micros = j.reward_micros
     FROM judged j
     WHERE j.replaces AND o.decision_day = j.decision_day AND o.decision_key = j.decision_key
-      AND o.decision_day BETWEEN %(first_day)s AND %(last_day)s
+      AND o.decision_day BETWEEN {first_day} AND {last_day}
 ),
 changes AS (
     SELECT incarnation, arm, segment, bucket, reward_micros, 1 AS sign FROM judged WHERE first OR replaces
@@ -195,6 +197,14 @@ SELECT (SELECT array_agg(ordinal) FROM incoming WHERE known > 0), (SELECT count(
 """
 
 
+@lru_cache(maxsize=256)
+def apply_statement(first_day: date, last_day: date) -> str:
+    """Return `APPLY` for batches of these days. The first day may be earlier, so that there are few such statements."""
+    span = (last_day - first_day).days
+    first_day = last_day - timedelta(days=(1 << span.bit_length()) - 1)
+    return APPLY.replace("{first_day}", f"date '{first_day}'").replace("{last_day}", f"date '{last_day}'")
+
+
 async def apply_events(connection: psycopg.AsyncConnection[Any], rows: Sequence[EventRow]) -> BatchResult:
     """Store a batch of events with distinct keys, fold them and move the evidence, in one durable transaction.
 
@@ -204,11 +214,13 @@ async def apply_events(connection: psycopg.AsyncConnection[Any], rows: Sequence[
     """
     incarnations = sorted({row.incarnation for row in rows})
     encoded = _encoded(rows)
+    days = days_of(rows)
+    statement = apply_statement(min(days), max(days))
     with translated():
         try:
             async with connection.pipeline(), connection.transaction():
                 await connection.execute(LOCK, (incarnations,), prepare=True)
-                cursor = await connection.execute(APPLY, encoded, prepare=True)
+                cursor = await connection.execute(statement, encoded, prepare=True)
             result = await cursor.fetchone()
         except BaseException:
             # A cancelled or broken pipeline leaves the connection in a state that nothing should build on.
@@ -220,14 +232,12 @@ async def apply_events(connection: psycopg.AsyncConnection[Any], rows: Sequence[
     return BatchResult(frozenset(known or ()), contradictions, tuple(moved or ()))
 
 
-def _encoded(rows: Sequence[EventRow]) -> dict[str, columns.Column | date]:
+def _encoded(rows: Sequence[EventRow]) -> dict[str, columns.Column]:
     given = dict(zip(EventRow._fields, zip(*rows, strict=True), strict=True))
     decided_us, occurred_us, received_us = (
         np.array(given[name], dtype=np.int64) for name in ("decided_at_us", "occurred_at_us", "received_at_us")
     )
     return {
-        "first_day": day_of(int(decided_us.min())),
-        "last_day": day_of(int(decided_us.max())),
         "ordinal": columns.integers(np.arange(len(rows))),
         "decision_day": columns.days(decided_us),
         "decision_key": columns.uuids(given["decision_key"]),

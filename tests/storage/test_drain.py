@@ -286,7 +286,7 @@ async def test_records_that_postgres_refuses_are_set_aside_and_hold_up_no_other(
     assert await stored_requests(database_url) == [number for number in range(61) if number not in refused]
     assert drainer.refused == 4
     (kept,) = segments(spool, ".refused")
-    assert [kind for kind, _, _ in frames(kept.read_bytes())] == [b"D", b"D", b"D", b"Z"]
+    assert [kind for kind, _ in frames(kept.read_bytes())[0]] == [b"D", b"D", b"D", b"Z"]
     assert "will never be stored and are kept in" in caplog.text
 
 
@@ -528,7 +528,7 @@ async def test_an_event_that_can_never_count_is_set_aside_loudly_and_holds_up_no
     await until(lambda: drainer.undrained_bytes == 0, "all is drained")
     assert drainer.refused == 5
     (kept,) = segments(spool, ".events.refused")
-    assert len(list(frames(kept.read_bytes()))) == 5
+    assert len(frames(kept.read_bytes())[0]) == 5
     assert "its experiment is no longer in the database" in caplog.text
     assert "signed by another deployment" in caplog.text
 

@@ -14,7 +14,7 @@ from decisions import INCARNATION, append, policy, token
 
 from router.errors import ResourceExhaustedError
 from router.journal import Journal, decode
-from router.spool import Record, frames
+from router.spool import frames
 from router.storage.decisions import AllocationRow, DecisionRow
 from router.tokens import TokenCodec, TokenKey
 from router.v1 import routing_pb2
@@ -36,11 +36,7 @@ def make_journal(tmp_path: Path) -> Iterator[Callable[..., Journal]]:
 
 
 def rows(directory: Path) -> list[AllocationRow | DecisionRow]:
-    return [
-        decode(Record(kind, payload))
-        for path in sorted(directory.glob("*.journal"))
-        for kind, payload, _ in frames(path.read_bytes())
-    ]
+    return [decode(record) for path in sorted(directory.glob("*.journal")) for record in frames(path.read_bytes())[0]]
 
 
 def request_ids(directory: Path) -> list[int]:
@@ -95,8 +91,8 @@ def test_every_segment_holds_the_allocations_of_its_decisions(make_journal, tmp_
     assert len(paths) > 5
     for path in paths:
         known: set[bytes] = set()
-        for kind, payload, _ in frames(path.read_bytes()):
-            row = decode(Record(kind, payload))
+        for record in frames(path.read_bytes())[0]:
+            row = decode(record)
             if isinstance(row, AllocationRow):
                 assert row.allocation_id not in known, "once is enough"
                 known.add(row.allocation_id)
@@ -165,7 +161,7 @@ def test_a_call_learns_that_the_flush_of_another_dropped_its_decisions(make_jour
 @pytest.mark.parametrize("kind", [b"D", b"A", b"Z"])
 def test_what_is_no_record_of_a_journal_is_a_value_error(kind: bytes, payload: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - whichever part of it is wrong
-        decode(Record(kind, payload))
+        decode((kind, payload))
 
 
 def test_segments_of_the_release_before_are_read() -> None:
@@ -178,7 +174,7 @@ def test_segments_of_the_release_before_are_read() -> None:
         struct.pack("!cII", kind, len(payload), zlib.crc32(payload)) + payload
         for kind, payload in ((b"A", allocation), (b"D", decision))
     )
-    first, second = (decode(Record(kind, payload)) for kind, payload, _ in frames(data))
+    first, second = map(decode, frames(data)[0])
     assert first == AllocationRow(b"a" * 16, INCARNATION, 4, (0, 1), (0.25, 0.75))
     assert isinstance(second, DecisionRow)
     assert (second.unit_id, second.request_id, second.prompt_similarity, second.reason) == ("unit", "3", 0.25, "sticky")

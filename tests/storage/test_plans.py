@@ -282,6 +282,17 @@ async def test_a_batch_of_events(connection, explained: Explained, size: int, mo
             statement.check(max(4 * size + 10, EXPERIMENTS), TWO_DAYS)
 
 
+async def test_a_batch_locks_no_day_but_its_own(connection, mode: str):
+    """Locks of every day would fill the table of locks: at 400 days, 17 batches at a time were too many."""
+    async with connection.transaction():
+        await apply_events(connection, batch(100, 900 + (mode == "force_generic_plan")))
+        rows = await connection.execute(
+            "SELECT DISTINCT relation::regclass::text FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'relation'"
+        )
+        locked = {name for (name,) in await rows.fetchall()}
+    assert {found[1] for name in locked if (found := PARTITION.fullmatch(name))} == TWO_DAYS
+
+
 async def test_a_batch_of_events_for_every_day(connection, explained: Explained, mode: str):
     rows = [event_row(700_000 + n + 1_000 * (mode == "force_generic_plan"), n % DAYS) for n in range(600)]
     every = {f"{day(number):%Y%m%d}" for number in range(DAYS)}

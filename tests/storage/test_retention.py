@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -285,37 +286,43 @@ async def test_on_a_connection_that_is_not_in_autocommit_mode(url: str, feedback
 # Accidents
 
 
-async def test_cut_anywhere_a_day_is_there_or_gone(url: str, feedback: Feedback, impatient):
-    """The connection is cut over and over, at moments that differ, until everything is dropped after all."""
+def cut(url: str, connection: psycopg.AsyncConnection[Any], before: int) -> None:
+    """Have a connection cut before the statement of that number."""
+    execute, statements = connection.execute, itertools.count(1)
+
+    async def execute_or_cut(*args: Any, **kwargs: Any) -> Any:
+        if next(statements) == before:
+            await query(url, "SELECT pg_terminate_backend(%s)", connection.info.backend_pid)
+        return await execute(*args, **kwargs)
+
+    connection.execute = execute_or_cut  # type: ignore[method-assign]
+
+
+async def test_cut_before_any_statement_a_day_is_there_or_gone(url: str, feedback: Feedback, database: Database):
+    """The connection is cut before the first statement, then before the second, and so on, until it all went through."""
     rows = some_events(6)
     await feedback.apply(rows)
     before = await posteriors(url)
-    rng = random.Random(6)
-    states = set()
-    for attempt in range(100):
-        async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
-            dropping = asyncio.ensure_future(drop_expired(connection, day(DAYS), 1))
-            # Ever longer, so that it comes to an end.
-            await asyncio.wait([dropping], timeout=rng.uniform(0, 0.004 * 1.15**attempt))
-            await query(url, "SELECT pg_terminate_backend(%s)", connection.info.backend_pid)
-            cut = isinstance((await asyncio.gather(dropping, return_exceptions=True))[0], StorageError)
+    states = []
+    for cut_before in itertools.count(1):
+        async with await database.connect(autocommit=True) as connection:
+            cut(url, connection, cut_before)
+            (result,) = await asyncio.gather(drop_expired(connection, day(DAYS), 1), return_exceptions=True)
         left = await days_left(url)
-        states.add((len(left), await kept_from(url)))
+        states.append((len(left), await kept_from(url)))
         assert await posteriors(url) == before
         report = await assert_replay_agrees(url)
-        assert report.base == (await scalar(url, "SELECT sum(n) FROM evidence_base") or 0)
+        assert report.base == (await scalar(url, "SELECT sum(n)::int8 FROM evidence_base") or 0)
         for parent in PARTITIONED:
-            names = await query(
-                url,
-                "SELECT right(inhrelid::regclass::text, 8) FROM pg_inherits WHERE inhparent = %s::text::regclass",
-                parent,
-            )
-            assert {name for (name,) in names} == left, "a day goes from all tables or from none"
-        if not cut:
+            of_parent = "SELECT right(inhrelid::regclass::text, 8) FROM pg_inherits WHERE inhparent = %s::text::regclass"
+            assert {name for (name,) in await query(url, of_parent, parent)} == left, "a day goes from all tables or none"
+        if not isinstance(result, BaseException):
             break
-    assert not cut
+        assert isinstance(result, StorageError), result
     assert left == named(DAYS - 1)
-    assert len(states) > 3, "it was cut in different places"
+    assert (DAYS, None) in states, "before the first day was closed"
+    assert (DAYS, day(1)) in states, "it was closed"
+    assert states == sorted(states, key=lambda state: -state[0]), "no day came back"
 
 
 async def test_a_day_that_was_closed_before_a_crash_is_dropped_by_the_next_call(url: str, feedback: Feedback, keeper):

@@ -178,7 +178,7 @@ async def test_without_postgres_there_is_no_draw(tables, clock: Clock, cluster, 
     name = urlsplit(url).path.removeprefix("/")
     await query(cluster.url_of("postgres"), f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
     assert await settle(units) is None
-    assert "routed by its hash" in caplog.text
+    assert "routed by their hashes" in caplog.text
     await query(cluster.url_of("postgres"), f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
     assert (await settle(units))[1]
 
