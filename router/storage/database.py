@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import psycopg
-import sqlalchemy.exc
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import URL, text
 from sqlalchemy.ext.asyncio import AsyncConnection as Connection
@@ -124,16 +123,19 @@ class Database:
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[Connection]:
-        """A transaction on a pooled connection; StorageUnavailableError when there is none to be had."""
+        """A transaction on a pooled connection; StorageUnavailableError when there is none to be had.
+
+        A session keeps the `default_transaction_read_only` with which it began, also once the server takes writes again:
+        such a connection is made anew.
+        """
         with translated():
-            async with self._engine.begin() as connection:
-                try:
+            async with self._engine.connect() as connection:
+                read_only = await connection.scalar(text("SHOW transaction_read_only"))
+                await connection.rollback()
+                if read_only == "on":
+                    await connection.invalidate()
+                async with connection.begin():
                     yield connection
-                except sqlalchemy.exc.DBAPIError as error:
-                    if isinstance(error.orig, psycopg.errors.ReadOnlySqlTransaction):
-                        # A session keeps the default with which it began, also once the server takes writes again.
-                        await connection.invalidate()
-                    raise
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Connection]:

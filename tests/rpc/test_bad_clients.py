@@ -98,7 +98,11 @@ async def running(ingests: list[Ingest], database_url: str, start_router: StartR
     yield made
     # Whatever a test did: everybody else is served.
     reply = await made.route(unit_id="afterwards")
-    assert (await made.reward(reply.decision_id, 1.0)).status == routing_pb2.STATUS_APPLIED
+
+    async def is_applied() -> bool:
+        return (await made.reward(reply.decision_id, 1.0)).status == routing_pb2.STATUS_APPLIED
+
+    await until(is_applied, "events are committed")
     await assert_replay_agrees(database_url)
 
 

@@ -180,7 +180,12 @@ async def test_without_postgres_there_is_no_draw(tables, clock: Clock, cluster, 
     assert await settle(units) is None
     assert "routed by their hashes" in caplog.text
     await query(cluster.url_of("postgres"), f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
-    assert (await settle(units))[1]
+
+    async def is_drawn() -> bool:
+        settled = await settle(units)
+        return settled is not None and settled[1]
+
+    await until(is_drawn, "a unit is drawn again")
 
 
 async def test_what_is_forgotten_while_it_is_read_is_not_remembered(databases, tables, clock: Clock):

@@ -74,10 +74,8 @@ def descendants_of(root: int) -> dict[int, str]:
                 stat = (entry / "stat").read_text()
                 fields = stat[stat.rindex(")") + 2 :].split()
                 if fields[0] != "Z":
-                    parents[int(entry.name)] = int(fields[1])
-                    commands[int(entry.name)] = (
-                        (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                    )
+                    command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                    parents[int(entry.name)], commands[int(entry.name)] = int(fields[1]), command
     found: dict[int, str] = {}
     frontier = [root]
     while frontier:
