@@ -6,12 +6,12 @@ import logging
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from router.clocks import Clocks
 from router.decide import Decider
@@ -55,7 +55,7 @@ _OPTIONS = (
 _DRAIN_S = 10.0
 _GOODBYE_S = 1.0
 #: A server stops once no call has come for this long, and holds calls up for this long at most.
-_QUIET_S = 0.01
+_QUIET_S = 0.03
 _HELD_UP_S = 0.25
 _SERVICES = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
@@ -116,7 +116,8 @@ class Server:
 
             server = grpc.aio.server(options=_OPTIONS)
             gate = Gate(server)
-            registrar = cast(grpc.aio.Server, InterceptingServer(cast(grpc.aio.Server, gate)))
+            gated = cast(grpc.aio.Server, gate)
+            registrar = cast(grpc.aio.Server, InterceptingServer(gated))
             decider = Decider(registry, sticky, codec, journal, clocks.now_us, clocks.rng)
             feedback = Feedback(registry, codec, clocks.now_us)
             routing = RouterService(decider, feedback, ingest)
@@ -128,9 +129,10 @@ class Server:
             )
             posteriors_pb2_grpc.add_PosteriorServiceServicer_to_server(PosteriorService(database), registrar)
             health = HealthServicer()
-            health_pb2_grpc.add_HealthServicer_to_server(health, server)
+            health_pb2_grpc.add_HealthServicer_to_server(health, gated)
             names = (*_SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
-            reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
+            add_reflection: Any = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
+            add_reflection(reflection.aio.ReflectionServicer((*names, reflection.SERVICE_NAME)), gated)
             self.port = _listen(server, settings)
             for name in ("", *_SERVICES):
                 await health.set(name, health_pb2.HealthCheckResponse.SERVING)

@@ -67,7 +67,7 @@ def tear(service: Service) -> int:
     before = len(files_of(service.spool, ".damaged"))
     segments = [path for path in files_of(service.spool, ".events", ".journal") if path.stat().st_size]
     for path in segments:
-        kind, payload, _ = next(frames(path.read_bytes()))
+        (kind, payload), *_ = frames(path.read_bytes())[0]
         with path.open("ab") as file:
             file.write(frame(kind, payload)[: (len(payload) + 9) // 2])
     return before + len(segments)

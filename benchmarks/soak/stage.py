@@ -120,6 +120,8 @@ class Service:
             environment["BANDIT_ROUTER_DATABASE_URL"] = self._database_url
         command = [sys.executable, "-m", "router.cli", "serve", "--listen", f"127.0.0.1:{self.port}"]
         command += ["--workers", str(self.count), "--data-dir", str(self.data_dir), "--log-level", "info"]
+        if self.process is not None and self.process.stdout is not None:
+            self.process.stdout.close()
         with self.log.open("a") as stderr:
             self.process = subprocess.Popen(  # noqa: S603 - our own command
                 command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment, start_new_session=True

@@ -59,7 +59,7 @@ class Bench:
         """The event ids on disk, in order."""
         found = []
         for path in sorted(self.directory.glob("*.events")):
-            found += [decode((kind, payload))[0].event_id for kind, payload, _ in frames(path.read_bytes())]
+            found += [decode(record)[0].event_id for record in frames(path.read_bytes())[0]]
         return found
 
     async def close(self) -> None:
