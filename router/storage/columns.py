@@ -9,14 +9,9 @@ Source
 
 import struct
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
-import psycopg
 from numpy.typing import ArrayLike, NDArray
-from psycopg.abc import AdaptContext
-from psycopg.adapt import Dumper, PyFormat
-from psycopg.pq import Format
 
 _HEAD = struct.Struct("!iiiii")
 _LENGTH = struct.Struct("!i").pack
@@ -28,35 +23,13 @@ _DAY_US = 86_400_000_000
 
 
 class Column:
-    """An encoded array: `psycopg` sends it as it is, once `register` was called on the connection."""
+    """An encoded array, as a parameter in binary format."""
 
     __slots__ = ("data", "oid")
 
     def __init__(self, array_oid: int, element_oid: int, count: int, nullable: bool, elements: bytes) -> None:
         self.oid = array_oid
         self.data = _HEAD.pack(1, int(nullable), element_oid, count, 1) + elements
-
-
-def register(connection: psycopg.AsyncConnection[Any]) -> None:
-    """Teach a connection to send Columns."""
-    connection.adapters.register_dumper(Column, _ColumnDumper)
-
-
-class _ColumnDumper(Dumper):
-    format = Format.BINARY
-
-    def __init__(self, cls: type, context: AdaptContext | None = None, oid: int = 0) -> None:
-        super().__init__(cls, context)
-        self.oid = oid
-
-    def dump(self, obj: Column) -> bytes:
-        return obj.data
-
-    def get_key(self, obj: Column, format: PyFormat) -> Any:
-        return (self.cls, obj.oid)
-
-    def upgrade(self, obj: Column, format: PyFormat) -> Dumper:
-        return _ColumnDumper(self.cls, oid=obj.oid)
 
 
 def uuids(values: Sequence[bytes]) -> Column:
@@ -84,17 +57,6 @@ def nullable_integers(values: Sequence[int | None]) -> Column:
 def bigints(values: ArrayLike) -> Column:
     """As int8[]."""
     return _fixed(1016, 20, ">i8", values)
-
-
-def doubles(values: ArrayLike) -> Column:
-    """As float8[]."""
-    return _fixed(1022, 701, ">f8", values)
-
-
-def nullable_doubles(values: Sequence[float | None]) -> Column:
-    """As float8[]."""
-    encoded = (_NULL if v is None else struct.pack("!id", 8, v) for v in values)
-    return Column(1022, 701, len(values), True, b"".join(encoded))
 
 
 def times(values_us: NDArray[np.int64]) -> Column:

@@ -22,6 +22,7 @@ import psycopg
 
 from router.storage import columns
 from router.storage.errors import translated
+from router.storage.trip import Statement, one_trip
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY_US = 86_400_000_000
@@ -102,7 +103,7 @@ SET plan_cache_mode = force_generic_plan
 """
 
 LOCK = """
-SELECT incarnation FROM policy_versions WHERE incarnation = ANY(%s) ORDER BY incarnation FOR UPDATE
+SELECT incarnation FROM policy_versions WHERE incarnation = ANY($1::int8[]) ORDER BY incarnation FOR UPDATE
 """
 
 # The range of days says nothing new. Being written out, it is known when the statement is planned: partitions beyond it are
@@ -116,12 +117,9 @@ WITH incoming AS MATERIALIZED (
                           WHERE e.decision_day = t.decision_day AND e.decision_key = t.decision_key
                             AND e.event_id = t.event_id AND e.decision_day BETWEEN {first_day} AND {last_day}
                           LIMIT 1), 0) AS known
-    FROM unnest(%(ordinal)s::int4[], %(decision_day)s::date[], %(decision_key)s::uuid[], %(event_id)s::text[],
-                %(incarnation)s::int8[], %(arm)s::int2[], %(segment)s::text[], %(bucket)s::timestamptz[],
-                %(kind)s::text[], %(signal)s::text[], %(rank)s::int2[], %(decided_at)s::timestamptz[],
-                %(occurred_at)s::timestamptz[], %(received_at)s::timestamptz[], %(reward_micros)s::int4[],
-                %(status)s::text[], %(reward_rule_version)s::int4[], %(policy_version)s::int8[], %(content)s::bytea[],
-                %(details)s::jsonb[])
+    FROM unnest($1::int4[], $2::date[], $3::uuid[], $4::text[], $5::int8[], $6::int2[], $7::text[], $8::timestamptz[],
+                $9::text[], $10::text[], $11::int2[], $12::timestamptz[], $13::timestamptz[], $14::timestamptz[],
+                $15::int4[], $16::text[], $17::int4[], $18::int8[], $19::bytea[], $20::jsonb[])
          AS t (ordinal, decision_day, decision_key, event_id, incarnation, arm, segment, bucket, kind, signal, rank,
                decided_at, occurred_at, received_at, reward_micros, status, reward_rule_version, policy_version, content,
                details)
@@ -208,54 +206,53 @@ def apply_statement(first_day: date, last_day: date) -> str:
 async def apply_events(connection: psycopg.AsyncConnection[Any], rows: Sequence[EventRow]) -> BatchResult:
     """Store a batch of events with distinct keys, fold them and move the evidence, in one durable transaction.
 
-    The connection must have been told `SESSION` and `columns.register`; partitions of the events' days must exist. Raises
-    StorageUnavailableError (nothing was stored, or the connection broke around the commit: sending the batch again is
-    safe) and RefusedRowError (a value that Postgres does not take).
+    The connection must have been told `SESSION`; partitions of the events' days must exist. Raises StorageUnavailableError
+    (nothing was stored, or the connection broke around the commit: sending the batch again is safe) and RefusedRowError (a
+    value that Postgres does not take).
     """
-    incarnations = sorted({row.incarnation for row in rows})
-    encoded = _encoded(rows)
     days = days_of(rows)
-    statement = apply_statement(min(days), max(days))
     with translated():
-        try:
-            async with connection.pipeline(), connection.transaction():
-                await connection.execute(LOCK, (incarnations,), prepare=True)
-                cursor = await connection.execute(statement, encoded, prepare=True)
-            result = await cursor.fetchone()
-        except BaseException:
-            # A cancelled or broken pipeline leaves the connection in a state that nothing should build on.
-            if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
-                await connection.close()
-            raise
-    assert result is not None  # noqa: S101 - a SELECT without FROM has one row
-    known, contradictions, moved = result
-    return BatchResult(frozenset(known or ()), contradictions, tuple(moved or ()))
+        *_, applied = await one_trip(
+            connection,
+            [
+                Statement(LOCK, [columns.bigints(sorted({row.incarnation for row in rows}))]),
+                Statement(apply_statement(min(days), max(days)), _encoded(rows)),
+            ],
+        )
+    known, contradictions, moved = (applied.get_value(0, column) for column in range(3))
+    return BatchResult(frozenset(_numbers(known)), int(contradictions or 0), tuple(_numbers(moved)))
 
 
-def _encoded(rows: Sequence[EventRow]) -> dict[str, columns.Column]:
+def _numbers(array: bytes | None) -> list[int]:
+    """Read an array of numbers in text format."""
+    return [int(number) for number in array.strip(b"{}").split(b",")] if array else []
+
+
+def _encoded(rows: Sequence[EventRow]) -> list[columns.Column]:
+    """The parameters of `APPLY`."""
     given = dict(zip(EventRow._fields, zip(*rows, strict=True), strict=True))
     decided_us, occurred_us, received_us = (
         np.array(given[name], dtype=np.int64) for name in ("decided_at_us", "occurred_at_us", "received_at_us")
     )
-    return {
-        "ordinal": columns.integers(np.arange(len(rows))),
-        "decision_day": columns.days(decided_us),
-        "decision_key": columns.uuids(given["decision_key"]),
-        "event_id": columns.texts(given["event_id"]),
-        "incarnation": columns.bigints(given["incarnation"]),
-        "arm": columns.smallints(given["arm"]),
-        "segment": columns.texts(given["segment"]),
-        "bucket": columns.times(decided_us - decided_us % _HOUR_US),
-        "kind": columns.texts(given["kind"]),
-        "signal": columns.texts(given["signal"]),
-        "rank": columns.smallints(given["rank"]),
-        "decided_at": columns.times(decided_us),
-        "occurred_at": columns.times(occurred_us),
-        "received_at": columns.times(received_us),
-        "reward_micros": columns.nullable_integers(given["reward_micros"]),
-        "status": columns.texts(given["status"]),
-        "reward_rule_version": columns.integers(given["reward_rule_version"]),
-        "policy_version": columns.bigints(given["policy_version"]),
-        "content": columns.blobs(given["content"]),
-        "details": columns.documents(given["details"]),
-    }
+    return [
+        columns.integers(np.arange(len(rows))),
+        columns.days(decided_us),
+        columns.uuids(given["decision_key"]),
+        columns.texts(given["event_id"]),
+        columns.bigints(given["incarnation"]),
+        columns.smallints(given["arm"]),
+        columns.texts(given["segment"]),
+        columns.times(decided_us - decided_us % _HOUR_US),
+        columns.texts(given["kind"]),
+        columns.texts(given["signal"]),
+        columns.smallints(given["rank"]),
+        columns.times(decided_us),
+        columns.times(occurred_us),
+        columns.times(received_us),
+        columns.nullable_integers(given["reward_micros"]),
+        columns.texts(given["status"]),
+        columns.integers(given["reward_rule_version"]),
+        columns.bigints(given["policy_version"]),
+        columns.blobs(given["content"]),
+        columns.documents(given["details"]),
+    ]

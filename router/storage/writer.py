@@ -13,7 +13,6 @@ from typing import Any, TypeAlias, TypeVar
 
 import psycopg
 
-from router.storage import columns
 from router.storage.database import Database
 from router.storage.decisions import AllocationRow, DecisionRow, copy_decisions, merge_decisions, store_allocations
 from router.storage.errors import AlreadyExistsError, MissingPartitionError, StorageUnavailableError, translated
@@ -99,7 +98,6 @@ class EventWriter(_Writer):
         return await self._write(days_of(rows), write)
 
     async def _prepare(self, connection: Connection) -> None:
-        columns.register(connection)
         await connection.execute(SESSION)
 
 

@@ -13,7 +13,6 @@ import psycopg
 from running import query
 
 from bandit.reward import Candidate, Evidence, fold
-from router.storage import columns
 from router.storage.events import SESSION, EventRow, EventStatus
 
 HOUR_US = 3_600_000_000
@@ -48,7 +47,6 @@ def add_experiments(url: str, count: int, arms: int) -> None:
 async def event_connection(url: str, options: str = "") -> psycopg.AsyncConnection[Any]:
     """A connection that events may be applied on."""
     connection = await psycopg.AsyncConnection.connect(url, autocommit=True, options=f"-c timezone=UTC {options}")
-    columns.register(connection)
     await connection.execute(SESSION)
     return connection
 

@@ -117,7 +117,7 @@ def sequences(mu: float, n: int) -> Iterator[tuple[float, tuple[int, ...]]]:
 
 @pytest.mark.parametrize("mu", [0.08, 0.5, 0.8])
 def test_the_mean_is_inside_at_every_look(mu: float) -> None:
-    """By enumeration of all sequences of 12: ever outside, ever under the lower bound, ever over the upper, each <= alpha."""
+    """By enumeration of all sequences of 12: it is ever outside, or beyond a one-sided bound, with probability <= alpha."""
     alpha, n = 0.2, 12
     inside = {
         (s, k): (
@@ -138,7 +138,7 @@ def test_the_mean_is_inside_at_every_look(mu: float) -> None:
 
 
 def test_a_mean_that_drifts_below_its_bound_is_not_exceeded() -> None:
-    """By enumeration: means that alternate between .02 and .3 ever lie under a lower bound over .3 with probability <= alpha."""
+    """By enumeration: with means that alternate between .3 and .02 the bound ever exceeds .3 with probability <= alpha."""
     alpha, means = 0.1, [0.3, 0.02] * 6
     over = {(s, k): lower_bound(s, k, alpha) > 0.3 for k in range(1, 13) for s in range(k + 1)}
     total = 0.0
