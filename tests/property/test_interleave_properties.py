@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from fractions import Fraction
 from itertools import permutations, product
+from random import Random
 
 import numpy as np
 import pytest
@@ -15,6 +16,9 @@ from bandit.crossover import paired_difference, randomisation_test
 from bandit.interleave import Interleaved, credit, keyed_order, keyed_orders, preference, preferences, team_draft
 from bandit.reward import Signal
 from bandit.turns import Turns, credit_turns, turn_arm
+
+#: Session, turn, arm, outcome, whether observed.
+Row = tuple[int, int, int, float, bool]
 
 ids = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
 keys = st.binary(max_size=64)
@@ -125,7 +129,9 @@ implicit = st.sampled_from([signal for signal in Signal if signal.name[:6] != "T
     st.integers(1, 8).flatmap(lambda n: st.tuples(st.just(n), st.lists(st.tuples(st.integers(1, n), implicit)))),
     st.randoms(),
 )
-def test_credit_does_not_depend_on_order_or_repetition(session, random) -> None:
+def test_credit_does_not_depend_on_order_or_repetition(
+    session: tuple[int, list[tuple[int, Signal]]], random: Random
+) -> None:
     turns, signals = session
     outcome, observed = credit_turns(turns, signals)
     again = signals + signals
@@ -136,7 +142,7 @@ def test_credit_does_not_depend_on_order_or_repetition(session, random) -> None:
 
 
 @st.composite
-def dealt_turns(draw) -> list[tuple[int, int, int, float, bool]]:
+def dealt_turns(draw: st.DrawFn) -> list[Row]:
     """Rows of sessions of two to nine turns and three arms, dealt as designed."""
     rows = []
     for session in range(draw(st.integers(2, 5))):
@@ -147,10 +153,10 @@ def dealt_turns(draw) -> list[tuple[int, int, int, float, bool]]:
 
 
 @given(dealt_turns(), st.randoms())
-def test_analyses_do_not_depend_on_the_order_of_rows_or_arms(rows, random) -> None:
-    def turns(given: list[tuple[int, int, int, float, bool]], names: str = "i") -> Turns:
+def test_analyses_do_not_depend_on_the_order_of_rows_or_arms(rows: list[Row], random: Random) -> None:
+    def turns(given: list[Row], names: str = "i") -> Turns:
         session, *rest = (list(column) for column in zip(*given, strict=True))
-        return Turns.of(3, session if names == "i" else [f"{names}{s}" for s in session], *rest)  # type: ignore[arg-type]
+        return Turns.of(3, session if names == "i" else [f"{names}{s}" for s in session], *rest)
 
     shuffled = rows[:]
     random.shuffle(shuffled)
@@ -159,7 +165,7 @@ def test_analyses_do_not_depend_on_the_order_of_rows_or_arms(rows, random) -> No
         randomisation_test(given, a, b, np.random.default_rng(0)) for given, a, b in ((one, 0, 1), (two, 0, 1), (one, 1, 0))
     )
     assert 0.0 < p <= 1.0
-    assert (again, mirrored) == (pytest.approx(p), pytest.approx(p))
+    assert [again, mirrored] == pytest.approx([p, p])
     blocks = Counter((session, turn // 3) for session, turn, arm, _, seen in rows if seen and arm < 2)
     if len({session for (session, _), both in blocks.items() if both == 2}) < 2:
         with pytest.raises(ValueError, match="at least 2 are needed"):

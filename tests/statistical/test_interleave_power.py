@@ -81,8 +81,8 @@ def test_a_list_draft_needs_fewer_impressions_than_an_ab_test() -> None:
 
     The two rankers see relevance through noise of 1 and 0.5; users examine position j with probability 1 / j and click
     what is relevant as often as their appetite says, which varies a lot. The gain is the ratio of (mean / sd)^2 per
-    impression. It is about 5.4 (seven seeds gave 5.1 to 6.2); its square root has a standard error of about 0.15, so 2 is nearly 6
-    of them away: a false alarm in 5e8 seeds.
+    impression. It is about 5.4 (seven seeds gave 5.1 to 6.2); its square root has a standard error of about 0.15, so 2 is
+    nearly 6 of them away: a false alarm in 5e8 seeds.
     """
     rng = np.random.default_rng(32)
     impressions, shown = 250_000, 10

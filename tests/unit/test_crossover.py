@@ -24,7 +24,7 @@ def blocks_of_two(differences: list[float], session: list[int] | None = None) ->
         first = number % 2
         rows += [(name, place[name], first, d * (1 - first)), (name, place[name] + 1, 1 - first, d * first)]
         place[name] += 2
-    return Turns.of(2, *(list(column) for column in zip(*rows, strict=True)))  # type: ignore[arg-type]
+    return Turns.of(2, *(list(column) for column in zip(*rows, strict=True)))
 
 
 def three_arms() -> Turns:
@@ -37,7 +37,7 @@ def three_arms() -> Turns:
                 order = rng.permutation(3)
             rows.append((f"s-{session}", turn, int(order[turn % 3]), float(rng.normal()), bool(rng.random() < 0.8)))
     shuffled = [rows[i] for i in rng.permutation(len(rows))]
-    return Turns.of(3, *(list(column) for column in zip(*shuffled, strict=True)))  # type: ignore[arg-type]
+    return Turns.of(3, *(list(column) for column in zip(*shuffled, strict=True)))
 
 
 def by_session(turns: Turns, a: int, b: int) -> list[list[float]]:
@@ -112,7 +112,7 @@ def test_first_turns_are_welchs_test() -> None:
 
 def test_first_turns_look_at_nothing_else() -> None:
     rows = [(s, turn, (s + turn) % 2, 100.0 * turn + (s % 2) + 0.1 * s, s != 7) for s in range(8) for turn in (0, 1)]
-    one = first_turn_estimate(Turns.of(2, *(list(c) for c in zip(*rows, strict=True))), 1, 0)  # type: ignore[arg-type]
+    one = first_turn_estimate(Turns.of(2, *(list(c) for c in zip(*rows, strict=True))), 1, 0)
     # Arm 1 opens sessions 1, 3, 5 (7 is not observed): 1.1, 1.3, 1.5; arm 0 opens 0, 2, 4, 6: 0, .2, .4, .6.
     assert one.estimate == pytest.approx(1.0)
     assert one.n_sessions == 7
