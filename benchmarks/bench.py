@@ -77,7 +77,7 @@ class Bench:
             of_router += self.load([load(self.router.connections)])
             self.router.settle()
             self.say(f"{what}: round {number + 1} of {self.settings.rounds}, echo")
-            of_echo.append(self.load_echo(load))
+            of_echo += self.load_echo(load)
         return of_router, of_echo
 
     def load(self, loads: Sequence[Load], subject: Subject | None = None) -> list[Measured]:
@@ -85,8 +85,8 @@ class Bench:
         settings = self.settings
         return (subject or self.router).load(loads, seconds=settings.seconds, warm_up_s=settings.warm_up_s)
 
-    def load_echo(self, load: Callable[[Sequence[Connection]], Load]) -> Measured:
-        """Run a load against the echo for one round."""
+    def load_echo(self, *loads: Callable[[Sequence[Connection]], Load]) -> list[Measured]:
+        """Run loads against the echo for one round."""
         if self._echo is None:
             self.say("starting the echo")
             server = self._servers.enter_context(service.echo(workers=self.settings.workers))
@@ -94,7 +94,8 @@ class Bench:
         server, pool = self._echo
         settings = self.settings
         cpu = service.cpu_meter([server]).read
-        return run([load(pool.connections())], warm_up_s=settings.warm_up_s, seconds=settings.seconds, cpu=cpu)[0]
+        made = [load(pool.connections()) for load in loads]
+        return run(made, warm_up_s=settings.warm_up_s, seconds=settings.seconds, cpu=cpu)
 
     def decision_ids(self, count: int) -> list[str]:
         """Make this many decisions of the experiment and return their ids."""

@@ -23,6 +23,8 @@ REWARD = "/router.v1.RouterService/Reward"
 BATCH_REWARD = "/router.v1.RouterService/BatchReward"
 #: Different requests that a load sends in turn.
 REQUESTS = 4_096
+#: Events in a call where a producer sends them as they come, in small batches.
+REWARDS_A_CALL = 10
 
 
 def definition(experiment_id: str = EXPERIMENT, arms: int = len(ARM_IDS)) -> experiments_pb2.Experiment:

@@ -1,10 +1,10 @@
 """The learning lag: from a Reward acknowledged by one process to the next Route, on another process, that has learned.
 
 Definition
-    Two routers, A and B, each with its own processes, on one database. A takes 1,000 rewards a second, B answers 500
-    Routes a second, all of one experiment of nine arms. Of every 20th reward, the moment is noted at which A's reply
-    arrives. The policy version that includes it is then read from Postgres; since further rewards commit meanwhile, the
-    version read may be later than need be, never earlier. The lag is the time from that moment to the *sending* of the
+    Two routers, A and B, each with its own processes, on one database. A takes 1,000 rewards a second, ten in a call, B
+    answers 500 Routes a second, all of one experiment of nine arms. Of every other call, the moment is noted at which A's
+    reply arrives. The policy version that includes it is then read from Postgres; since further rewards commit meanwhile,
+    the version read may be later than need be, never earlier. The lag is the time from that moment to the *sending* of the
     first later Route whose reply, by B, names that policy version or a later one.
 
     Routes are 2 ms apart, so a lag below 2 ms cannot be told from one of 0: on average the figure is 1 ms too long. A Route
@@ -30,8 +30,8 @@ from router.v1 import routing_pb2 as pb
 
 _REWARDS_PER_S = 1_000
 _ROUTES_PER_S = 500
-_EVERY = 20
-_SAMPLES = 300
+_EVERY = 2
+_SAMPLES = 1_000
 _LONGEST_LAG_S = 2.0
 #: A router that falls behind gets this long in all.
 _MOST_S = 60.0
@@ -69,8 +69,9 @@ def learning(bench: Bench) -> list[Figure]:
     """Measure the lag of some hundred rewards."""
     settings, router = bench.settings, bench.router
     samples = _SAMPLES // 3 if settings.quick else _SAMPLES
-    rewards = samples * _EVERY
-    events = experiment.reward_messages(experiment.reward_requests(bench.decision_ids(rewards), settings.seed))
+    calls = samples * _EVERY
+    events = experiment.reward_requests(bench.decision_ids(calls * experiment.REWARDS_A_CALL), settings.seed)
+    batches = experiment.batch_reward_messages(events, experiment.REWARDS_A_CALL)
     requests = experiment.route_messages(experiment.route_requests(settings.seed))
     #: (sent, version, replied)
     routes: list[tuple[int, int, int]] = []
@@ -88,7 +89,7 @@ def learning(bench: Bench) -> list[Figure]:
     def until_learned() -> Iterator[bytes]:
         # The Routes go on for longer than the rewards, so that the last of these can be seen to arrive.
         for message in cycle(requests):
-            if acknowledged == rewards and time.perf_counter_ns() - newest_ns > _LONGEST_LAG_S * 1e9:
+            if acknowledged == calls and time.perf_counter_ns() - newest_ns > _LONGEST_LAG_S * 1e9:
                 return
             yield message
 
@@ -97,13 +98,15 @@ def learning(bench: Bench) -> list[Figure]:
         bench.say(f"learning lag: {_REWARDS_PER_S:,} rewards/s here, {_ROUTES_PER_S} Routes/s there")
         versions = _Versions(router.server.database_url)
         router.beside.append(replica.server)
-        reward = Load(experiment.REWARD, router.connections, iter(events), rate=_REWARDS_PER_S, check=on_reward)
+        rate = _REWARDS_PER_S / experiment.REWARDS_A_CALL
+        reward = Load(experiment.BATCH_REWARD, router.connections, iter(batches), rate=rate, check=on_reward)
         route = Load(experiment.ROUTE, replica.connections, until_learned(), rate=_ROUTES_PER_S, check=on_route)
         try:
             measured = router.load([reward, route], seconds=_MOST_S, warm_up_s=0)
         finally:
             versions.stop()
             router.beside.clear()
+        router.events += len(events)
         router.settle()
     to_sending_ms, to_reply_ms = lags(versions.read, routes) / 1e6
     p50, p99 = (float(np.percentile(to_sending_ms, p)) for p in (50, 99))

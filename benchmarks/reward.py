@@ -36,7 +36,7 @@ def unary(bench: Bench) -> list[Figure]:
         of_router += bench.load([Load(experiment.REWARD, router.connections, events, in_flight=IN_FLIGHT, check=applied)])
         bench.rewards_per_s = of_router[-1].rate
         bench.say(f"{name}: round {number + 1} of {settings.rounds}, echo")
-        of_echo.append(bench.load_echo(echo_load))
+        of_echo += bench.load_echo(echo_load)
     details = {"ours": described(of_router), "echo": described(of_echo)}
     return [ratio_at_least(f"{name}: rate", rate(of_router), "calls/s", rate(of_echo), 0.5, "echo", **details)]
 

@@ -1,6 +1,6 @@
 """Route beside the echo, alone and with rewards; BatchRoute beside Route."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import cycle
 
@@ -52,31 +52,57 @@ def pairs(bench: Bench) -> list[Figure]:
 
 
 def mixed(bench: Bench) -> list[Figure]:
-    """Route 500 times a second, with and without 1,000 rewards a second; both in an open loop."""
-    name = "Route, 500/s beside 1,000 rewards/s"
+    """Route 500 times a second, with and without 1,000 rewards a second, 10 or 1 in a call; all in open loops."""
     router, settings = bench.router, bench.settings
     messages = _messages(bench)
     alone: list[Measured] = []
-    beside: list[Measured] = []
+    batched: list[Measured] = []
+    single: list[Measured] = []
+    of_echo: list[Measured] = []
     # Those who send feedback are not those who ask for arms, and have connections of their own.
     feedback = bench.pool(router.server)
-    for number in range(settings.rounds):
+
+    def route() -> Load:
+        return Load(experiment.ROUTE, router.connections, messages, rate=500)
+
+    def requests() -> list[pb.RewardRequest]:
         ids = bench.decision_ids(int(1_100 * (settings.seconds + settings.warm_up_s)))
-        events = experiment.reward_messages(experiment.reward_requests(ids, settings.seed))
-        bench.say(f"{name}: round {number + 1} of {settings.rounds}, without")
-        alone += bench.load([Load(experiment.ROUTE, router.connections, messages, rate=500)])
-        bench.say(f"{name}: round {number + 1} of {settings.rounds}, with")
-        route = Load(experiment.ROUTE, router.connections, messages, rate=500)
-        reward = Load(experiment.REWARD, feedback.connections(), iter(events), rate=1_000)
-        beside.append(bench.load([route, reward])[0])
+        return experiment.reward_requests(ids, settings.seed)
+
+    def echo_load(method: str, rate: float, messages: Iterator[bytes]) -> Callable[[Sequence[Connection]], Load]:
+        return lambda connections: Load(method, connections, messages, rate=rate)
+
+    for number in range(settings.rounds):
+        say = f"Route, 500/s: round {number + 1} of {settings.rounds}"
+        bench.say(f"{say}, alone")
+        alone += bench.load([route()])
+        bench.say(f"{say}, beside 1,000 rewards/s in batches")
+        calls = iter(experiment.batch_reward_messages(requests(), experiment.REWARDS_A_CALL))
+        rate = 1_000 / experiment.REWARDS_A_CALL
+        loads = bench.load([route(), Load(experiment.BATCH_REWARD, feedback.connections(), calls, rate=rate)])
+        router.events += experiment.REWARDS_A_CALL * loads[1].acknowledged[experiment.BATCH_REWARD]
+        batched.append(loads[0])
+        bench.say(f"{say}, beside 1,000 rewards/s one by one")
+        events = experiment.reward_messages(requests())
+        single.append(bench.load([route(), Load(experiment.REWARD, feedback.connections(), iter(events), rate=1_000)])[0])
+        bench.say(f"{say}, the echo beside 1,000 calls/s")
+        of_echo.append(
+            bench.load_echo(echo_load(experiment.ROUTE, 500, messages), echo_load(experiment.REWARD, 1_000, cycle(events)))[
+                0
+            ]
+        )
     feedback.close()
-    details = {"with rewards": described(beside), "without": described(alone)}
-    return [
-        ratio_at_most(
-            f"{name}: p50", latency_ms(beside, 50), "ms", latency_ms(alone, 50), 1.5, "without rewards", **details
-        ),
-        ratio_at_most(f"{name}: p99", latency_ms(beside, 99), "ms", latency_ms(alone, 99), 1.5, "without rewards"),
-    ]
+    figures = []
+    for kind, beside in (("in batches of 10", batched), ("one by one", single)):
+        details = {"with rewards": described(beside), "alone": described(alone)}
+        if beside is single:
+            details["echo, with as many calls"] = described(of_echo)
+        for percentile in (50, 99):
+            name = f"Route, 500/s beside 1,000 rewards/s {kind}: p{percentile}"
+            value, baseline = latency_ms(beside, percentile), latency_ms(alone, percentile)
+            figures.append(ratio_at_most(name, value, "ms", baseline, 1.5, "without rewards", **details))
+            details = {}
+    return figures
 
 
 def batch(bench: Bench) -> list[Figure]:

@@ -96,7 +96,7 @@ class Server:
             with contextlib.suppress(StorageUnavailableError):  # it connects again once there is a unit
                 await assignments.open()
             sticky = StickyUnits(assignments, lambda: clocks.now_us() / 1e6)
-            registry = Registry(PolicyReader(database), clocks.monotonic, sticky)
+            registry = Registry(PolicyReader(database, lambda: announcer.pid), clocks.monotonic, sticky)
             if deployment.saved is not None:
                 await self._start_from(deployment, database, registry, starting)
             await registry.start()

@@ -18,6 +18,9 @@ from router.storage.errors import StorageError
 
 log = logging.getLogger(__name__)
 
+#: Calls leave hardly any cycles behind: looking for them every 700 objects takes 7 % of a worker's time under load.
+_GC_THRESHOLDS = (20_000, 20, 20)
+
 #: What the keeper does never takes the processor from answering.
 _KEEPER_NICENESS = 5
 
@@ -63,6 +66,7 @@ async def _serve(settings: WorkerSettings) -> int:
     # What is there by now stays: collections need not look at it, and so never hold up calls for long.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)
     _say(f"ready {part.port if isinstance(part, Server) else 0}")
     ends = [asyncio.create_task(event.wait()) for event in (stop, part.obsolete)]
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)

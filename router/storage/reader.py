@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg import sql
@@ -22,7 +22,7 @@ from router.storage.policies import (
     EvidenceReading,
     notifications,
     notified,
-    read_digest,
+    read_digest_alone,
     read_evidence,
     read_evidence_alone,
     read_versions,
@@ -30,6 +30,8 @@ from router.storage.policies import (
 from router.storage.sticky import STICKY_CHANNEL
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: Experiments in one message: Postgres takes payloads of up to 8,000 bytes, and an incarnation takes up to 20.
 _ANNOUNCED_AT_ONCE = 300
@@ -50,8 +52,10 @@ class Heard:
 class PolicyReader:
     """Implements `router.registry.PolicySource` on Postgres."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, own: Callable[[], int | None] = lambda: None) -> None:
+        """`own` gives the Postgres process id of this process's Announcer, whose messages say nothing new here."""
         self._database = database
+        self._own = own
         #: What learning reads on, so that it never waits for a connection of the pool.
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._lock = asyncio.Lock()
@@ -73,12 +77,15 @@ class PolicyReader:
             return [definition for definition, _ in definitions], readings
 
     async def _evidence(self, incarnations: Sequence[int]) -> list[EvidenceReading]:
+        return await self._learn(lambda connection: read_evidence_alone(connection, incarnations))
+
+    async def _learn(self, read: Callable[[psycopg.AsyncConnection[Any]], Awaitable[T]]) -> T:
         async with self._lock:
             with translated():
                 try:
                     if self._connection is None or self._connection.closed:
                         self._connection = await self._database.connect(autocommit=True)
-                    return await read_evidence_alone(self._connection, incarnations)
+                    return await read(self._connection)
                 except BaseException:
                     await self.close()
                     raise
@@ -106,8 +113,7 @@ class PolicyReader:
 
     async def digest(self) -> Digest:
         """Return sums that differ whenever the version of an experiment does."""
-        async with self._database.begin() as connection:
-            return await read_digest(connection)
+        return await self._learn(read_digest_alone)
 
     async def versions(self) -> dict[int, tuple[int, int]]:
         """Return (policy version, definition version) of every experiment."""
@@ -124,7 +130,8 @@ class PolicyReader:
                 heard.connected()
                 async for message in connection.notifies():
                     if message.channel == CHANNEL:
-                        heard.changed(notified(message.payload))
+                        if message.pid != self._own():
+                            heard.changed(notified(message.payload))
                     else:
                         heard.redrawn(*json.loads(message.payload))
         raise StorageUnavailableError("Postgres closed the connection that notifications come on")
@@ -138,6 +145,12 @@ class Announcer:
         self._pending: set[int] = set()
         self._work = asyncio.Event()
         self._connection: psycopg.AsyncConnection[Any] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, in Postgres, that messages come from; None where there is no connection."""
+        connection = self._connection
+        return None if connection is None or connection.closed else connection.info.backend_pid
 
     def announce(self, incarnations: Iterable[int]) -> None:
         """Say, soon, that these experiments changed."""
