@@ -4,7 +4,9 @@ Model
     ramping, stage k  -- pass -->                ramping, stage k + 1
     ramping, last     -- pass -->                promoted, or awaiting approval if the ramp wants one not yet given
     ramping, awaiting -- fail -->                rolled back
-    ramping, awaiting -- approve, promote -->    promoted    (approval while still ramping is noted)
+    ramping, awaiting -- promote -->             promoted
+    awaiting          -- approve -->             promoted
+    ramping           -- approve -->             noted, for when the last stage passes
     ramping           -- advance -->             the next stage, by hand
     ramping, awaiting -- roll back -->           rolled back
     all but aborted   -- abort -->               aborted

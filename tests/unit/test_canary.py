@@ -210,6 +210,9 @@ def test_relative_guardrails_strict() -> None:
     found = measures(1000, 100, control=control)
     assert outcome(RELATIVE, found) is Outcome.PASS
     assert outcome(RELATIVE, found, strict=True) is Outcome.INSUFFICIENT
+    # Under 1.2 times the control's estimate, but not under 1.2 times what the control surely has.
+    assert 1.2 * lower_bound(400, 4000, 0.005) < upper_bound(5200, 50_000, 0.005) < 0.12
+    assert outcome(RELATIVE, measures(50_000, 5200, control=control), strict=True) is Outcome.INSUFFICIENT
     assert upper_bound(3500, 50_000, 0.005) <= 1.2 * lower_bound(400, 4000, 0.005)
     assert outcome(RELATIVE, measures(50_000, 3500, control=control), strict=True) is Outcome.PASS
 
