@@ -53,7 +53,7 @@ class Child:
             self.failure = f"it did not answer within {_START_S:.0f} s"
             self.process.kill()
             return False
-        if line.startswith("ready "):
+        if line == "ready":
             return True
         self.failure = line.removeprefix("failed ") or f"it ended with status {await self.process.wait()}"
         return False

@@ -29,7 +29,6 @@ from router.settings import KEEPER, Address, SettingsError, WorkerSettings
 from router.storage.database import CONNECTIONS_PER_WORKER, DatabaseUrl
 from router.storage.errors import StorageError, StorageUnavailableError
 from router.storage.migrate import migrate, needed_revision, schema_state
-from router.storage.saved import SavedCopyError, find_copy
 
 log = logging.getLogger(__name__)
 
@@ -155,6 +154,8 @@ def _migrated_or_saved(url: DatabaseUrl, spool_dir: Path) -> bool:
             if not schema_state(url).pending:
                 log.warning("Postgres cannot write just now (%s), and nothing has to be migrated", error)
                 return False
+        from router.storage.saved import SavedCopyError, find_copy  # what a start otherwise has no use for
+
         try:
             copy = find_copy(spool_dir, url.shown, needed_revision())
         except SavedCopyError as missing:

@@ -1,7 +1,7 @@
 """A process below the supervisor: one Server or, with the argument `keeper`, one Keeper, told what to do on standard input.
 
 The first line of standard input holds the settings; its end means that the supervisor is gone, and the process drains and
-ends as it does on SIGTERM. One line on standard output says `ready PORT` or `failed REASON`.
+ends as it does on SIGTERM. One line on standard output says `ready` or `failed REASON`.
 """
 
 import asyncio
@@ -10,11 +10,15 @@ import logging
 import os
 import signal
 import sys
+from typing import TYPE_CHECKING
 
-from router.keeper import Keeper
-from router.server import Server
+from router.logs import configure_logging
 from router.settings import KEEPER, WorkerSettings
 from router.storage.errors import StorageError
+
+if TYPE_CHECKING:
+    from router.keeper import Keeper
+    from router.server import Server
 
 log = logging.getLogger(__name__)
 
@@ -36,28 +40,13 @@ def main() -> int:
     return uvloop.run(_serve(settings))
 
 
-def configure_logging(level: str) -> None:
-    """Send logs to standard error, one line each."""
-    logging.basicConfig(
-        level=level.upper(),
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s",
-    )
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-
-
 async def _serve(settings: WorkerSettings) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, stop.set)
     loop.add_reader(sys.stdin.fileno(), _until_end, stop)
-    part: Server | Keeper
-    if KEEPER in sys.argv[1:]:
-        os.nice(_KEEPER_NICENESS)
-        part = Keeper(settings)
-    else:
-        part = Server(settings)
+    part = _part(settings)
     try:
         await part.start()
     except (StorageError, OSError) as error:
@@ -67,7 +56,7 @@ async def _serve(settings: WorkerSettings) -> int:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
-    _say(f"ready {part.port if isinstance(part, Server) else 0}")
+    _say("ready")
     ends = [asyncio.create_task(event.wait()) for event in (stop, part.obsolete)]
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     for end in ends:
@@ -75,6 +64,18 @@ async def _serve(settings: WorkerSettings) -> int:
     log.info("draining")
     await part.stop()
     return int(part.obsolete.is_set())
+
+
+def _part(settings: WorkerSettings) -> "Server | Keeper":
+    """Make what this process runs, and import no more than that: imports are most of what a start takes."""
+    if KEEPER in sys.argv[1:]:
+        from router.keeper import Keeper
+
+        os.nice(_KEEPER_NICENESS)
+        return Keeper(settings)
+    from router.server import Server
+
+    return Server(settings)
 
 
 def _until_end(stop: asyncio.Event) -> None:

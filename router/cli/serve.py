@@ -40,10 +40,10 @@ def serve(
 
     Prints one line on standard output once it answers; logs go to standard error.
     """
+    from router.logs import configure_logging
     from router.settings import Address, retention_days
     from router.supervisor import ServeSettings
     from router.supervisor import serve as supervise
-    from router.worker import configure_logging
 
     configure_logging(log_level)
     kept = None if retention is None else retention_days(retention)

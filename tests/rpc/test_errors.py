@@ -553,7 +553,8 @@ async def test_a_router_stops_in_time_although_postgres_hangs(router: Router, mo
     await router.reward(ids.pop(), 1.0)
     await until_scalar(router.url, "SELECT count(*) FROM decisions", 4)
     with locked(router.url, "policy_versions") as holding:
-        holding.execute("LOCK TABLE decisions IN ACCESS EXCLUSIVE MODE")
+        # In a thread: who holds the table now may need this loop to let go of it.
+        await asyncio.to_thread(holding.execute, "LOCK TABLE decisions IN ACCESS EXCLUSIVE MODE")
         calls = [asyncio.ensure_future(_sent(router, event(ids[0], 1.0)))]
         await until_waiting(router.url)
         calls += [asyncio.ensure_future(_sent(router, event(decision_id, 1.0))) for decision_id in ids[1:]]
