@@ -131,7 +131,7 @@ def _definition(count: int) -> Definition:
         allocation=rule,
         assignment={},
         reward_rule={},
-        rules=rules_of(rule, {}, arms),
+        rules=rules_of(rule, {}, {}, arms),
         reward_rule_version=1,
         reward_rules={1: reward_rule_of({})},
         bucket_table=None,

@@ -6,6 +6,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from bandit.allocation import AllocationRule
+from bandit.ramp import Ramp
+from bandit.ramp_state import RampState
 from bandit.reward import Signal
 
 
@@ -27,12 +29,36 @@ class Arm:
 
 
 @dataclass(frozen=True, slots=True)
+class DerivedRule:
+    """Which signals the router derives from decisions. None is never."""
+
+    #: immediate_retry: another decision for the same turn within this time.
+    retry_within: timedelta | None = None
+    #: session_abandoned: nothing in the session for this long.
+    abandon_after: timedelta | None = None
+    #: rephrased_query: the next turn's prompt is at least this similar, in (0, 1], …
+    rephrased_similarity: float | None = None
+    #: … and follows within this time.
+    rephrased_within: timedelta = timedelta(minutes=5)
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is derived."""
+        return (self.retry_within, self.abandon_after, self.rephrased_similarity) != (None, None, None)
+
+
+@dataclass(frozen=True, slots=True)
 class RewardRule:
     """How events become a reward."""
 
     #: Reward of each signal in millionths; None is neutral.
     signal_micros: Mapping[Signal, int | None]
     attribution_window: timedelta
+    #: How old a decision is when its outcome begins to count; 0 is at once.
+    mature_after: timedelta = timedelta(0)
+    #: Reward, in millionths, of a matured decision that nothing was heard of; None is that silence says nothing.
+    no_feedback_micros: int | None = None
+    derived: DerivedRule = DerivedRule()
     #: The same in microseconds.
     window_us: int = field(init=False)
 
@@ -48,10 +74,15 @@ class Rules:
     allocation: AllocationRule
     #: (alpha, beta) of every arm's prior.
     prior: tuple[float, float]
-    #: "per_request", "sticky_hash" or "sticky_stored".
+    #: "per_request", "sticky_hash", "sticky_stored" or "interleaved".
     assignment: str
     #: How long a stored assignment lasts; None is for ever.
     sticky_ttl: timedelta | None
+    #: The share of units that stay on the control and teach nothing.
+    holdout: float = 0.0
+    #: How the challenger is let in, if by stages, and its arm id.
+    ramp: Ramp | None = None
+    ramp_challenger: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +110,14 @@ class Definition:
     bucket_table: tuple[int, ...] | None
     created_at: datetime
     updated_at: datetime
-    #: +1 with every change of definition or state.
+    #: +1 with every change of definition, state or ramp.
     definition_version: int
+    #: RampRule of the proto, as the rules above; empty where there is none.
+    ramp: Mapping[str, Any] = field(default_factory=dict)
+    #: Where the ramp stands; None where there is none, or the experiment never ran.
+    ramp_state: RampState | None = None
+    #: The last look at the ramp's stage: RampAssessment in protobuf JSON.
+    ramp_assessment: Mapping[str, Any] | None = None
     #: By number, of active and retired arms.
     arm_ids: Mapping[int, str] = field(init=False)
 
@@ -116,3 +153,4 @@ class NewDefinition:
     allocation: Mapping[str, Any]
     assignment: Mapping[str, Any]
     reward_rule: Mapping[str, Any]
+    ramp: Mapping[str, Any] = field(default_factory=dict)

@@ -73,6 +73,7 @@ def new_definition(experiment: experiments_pb2.Experiment) -> NewDefinition:
         allocation=_stored(experiment.allocation),
         assignment=_stored(experiment.assignment),
         reward_rule=_stored(experiment.reward_rule),
+        ramp=_stored(experiment.ramp),
     )
 
 
@@ -102,6 +103,8 @@ def experiment_message(definition: Definition, policy_version: int) -> experimen
         ParseDict(dict(definition.assignment), message.assignment)
     if definition.reward_rule:
         ParseDict(dict(definition.reward_rule), message.reward_rule)
+    if definition.ramp:
+        ParseDict(dict(definition.ramp), message.ramp)
     message.create_time.FromDatetime(definition.created_at)
     message.update_time.FromDatetime(definition.updated_at)
     return message
@@ -129,7 +132,10 @@ def _arm_message(arm: Arm) -> types_pb2.Arm:
 
 
 def _stored(
-    message: experiments_pb2.AllocationRule | experiments_pb2.AssignmentRule | experiments_pb2.RewardRule,
+    message: experiments_pb2.AllocationRule
+    | experiments_pb2.AssignmentRule
+    | experiments_pb2.RewardRule
+    | experiments_pb2.RampRule,
 ) -> dict[str, Any]:
     # Through JSON, so that what is compared with the stored document has its types.
     stored: dict[str, Any] = json.loads(json.dumps(MessageToDict(message)))

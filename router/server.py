@@ -125,9 +125,10 @@ class Server:
                 cast(routing_pb2_grpc.RouterServiceServicer, routing), registrar
             )
             experiments_pb2_grpc.add_ExperimentServiceServicer_to_server(
-                ExperimentService(database, registry, announcer.announce), registrar
+                ExperimentService(database, registry, announcer.announce),  # type: ignore[abstract]
+                registrar,
             )
-            posteriors_pb2_grpc.add_PosteriorServiceServicer_to_server(PosteriorService(database), registrar)
+            posteriors_pb2_grpc.add_PosteriorServiceServicer_to_server(PosteriorService(database), registrar)  # type: ignore[abstract]
             health = HealthServicer()
             health_pb2_grpc.add_HealthServicer_to_server(health, gated)
             names = (*_SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)

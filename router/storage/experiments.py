@@ -10,6 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bandit.assignment import BUCKETS
+from bandit.ramp_state import Phase, RampState
 from router.experiment import Arm, Definition, NewArm, NewDefinition
 from router.rules import bucket_table_of, reward_rule_of, rules_of
 from router.storage.errors import ConcurrentChangeError
@@ -20,7 +21,11 @@ x.reward_rule_version, x.bucket_table, x.created_at, x.updated_at, v.policy_vers
 (SELECT json_agg(a ORDER BY NOT a.active, CASE WHEN a.active THEN a.position END, a.arm)
  FROM (SELECT arm, position, arm_id, version, model, family, role, config, cap, cost_usd, active
        FROM arms WHERE incarnation = x.incarnation) a) AS arms,
-(SELECT json_object_agg(r.version, r.reward_rule) FROM reward_rules r WHERE r.incarnation = x.incarnation) AS rules
+(SELECT json_object_agg(r.version, r.reward_rule) FROM reward_rules r WHERE r.incarnation = x.incarnation) AS rules,
+x.ramp, (SELECT json_build_object('phase', m.phase, 'stage', m.stage, 'version', m.version, 'approved', m.approved,
+                                  'since_us', (extract(epoch FROM m.stage_since) * 1000000)::bigint,
+                                  'assessment', m.assessment)
+         FROM ramps m WHERE m.incarnation = x.incarnation) AS ramp_state
 """
 _FROM = "FROM experiments x JOIN policy_versions v USING (incarnation)"
 _TABLE = struct.Struct(f"!{BUCKETS}H")
@@ -43,6 +48,7 @@ def definition_of(row: Mapping[str, Any]) -> Definition:
         )
         for a in row["arms"]
     )
+    state = row["ramp_state"]
     return Definition(
         incarnation=row["incarnation"],
         experiment_id=row["experiment_id"],
@@ -53,13 +59,18 @@ def definition_of(row: Mapping[str, Any]) -> Definition:
         allocation=row["allocation"],
         assignment=row["assignment"],
         reward_rule=row["reward_rule"],
-        rules=rules_of(row["allocation"], row["assignment"], [arm for arm in arms if arm.active]),
+        rules=rules_of(row["allocation"], row["assignment"], row["ramp"], [arm for arm in arms if arm.active]),
         reward_rule_version=row["reward_rule_version"],
         reward_rules={int(version): reward_rule_of(rule) for version, rule in row["rules"].items()},
         bucket_table=None if row["bucket_table"] is None else _TABLE.unpack(row["bucket_table"]),
         created_at=row["created_at"],
         updated_at=row["updated_at"],
         definition_version=row["definition_version"],
+        ramp=row["ramp"],
+        ramp_state=None
+        if state is None
+        else RampState(Phase(state["phase"]), state["stage"], state["since_us"], state["version"], state["approved"]),
+        ramp_assessment=None if state is None else state["assessment"],
     )
 
 
@@ -108,8 +119,9 @@ async def create(connection: AsyncConnection, new: NewDefinition) -> int:
     await connection.execute(
         text(
             "INSERT INTO experiments (incarnation, experiment_id, description, state, etag, allocation, assignment,"
-            " reward_rule, reward_rule_version) VALUES (:incarnation, :id, :description, 'draft', :etag,"
-            " CAST(:allocation AS jsonb), CAST(:assignment AS jsonb), CAST(:reward_rule AS jsonb), 1)"
+            " reward_rule, reward_rule_version, ramp) VALUES (:incarnation, :id, :description, 'draft', :etag,"
+            " CAST(:allocation AS jsonb), CAST(:assignment AS jsonb), CAST(:reward_rule AS jsonb), 1,"
+            " CAST(:ramp AS jsonb))"
         ),
         {"incarnation": incarnation, "id": new.experiment_id, "etag": _new_etag(), **_documents(new)},
     )
@@ -137,6 +149,7 @@ async def update(connection: AsyncConnection, current: Definition, new: NewDefin
         text(
             "UPDATE experiments SET description = :description, etag = :etag, allocation = CAST(:allocation AS jsonb),"
             " assignment = :assignment, reward_rule = :reward_rule, reward_rule_version = :rule_version,"
+            " ramp = CAST(:ramp AS jsonb),"
             " updated_at = clock_timestamp() WHERE incarnation = :incarnation"
         ),
         {
@@ -259,6 +272,7 @@ def _same(current: Definition, new: NewDefinition) -> bool:
         and dict(current.allocation) == dict(new.allocation)
         and dict(current.assignment) == dict(new.assignment)
         and dict(current.reward_rule) == dict(new.reward_rule)
+        and dict(current.ramp) == dict(new.ramp)
     )
 
 
@@ -268,6 +282,7 @@ def _documents(new: NewDefinition) -> dict[str, str]:
         "allocation": json.dumps(dict(new.allocation)),
         "assignment": json.dumps(dict(new.assignment)),
         "reward_rule": json.dumps(dict(new.reward_rule)),
+        "ramp": json.dumps(dict(new.ramp)),
     }
 
 

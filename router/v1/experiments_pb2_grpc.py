@@ -76,6 +76,36 @@ class ExperimentServiceStub:
                 request_serializer=router_dot_v1_dot_experiments__pb2.ConcludeExperimentRequest.SerializeToString,
                 response_deserializer=router_dot_v1_dot_experiments__pb2.ConcludeExperimentResponse.FromString,
                 _registered_method=True)
+        self.ApproveRamp = channel.unary_unary(
+                '/router.v1.ExperimentService/ApproveRamp',
+                request_serializer=router_dot_v1_dot_experiments__pb2.ApproveRampRequest.SerializeToString,
+                response_deserializer=router_dot_v1_dot_experiments__pb2.ApproveRampResponse.FromString,
+                _registered_method=True)
+        self.AdvanceRamp = channel.unary_unary(
+                '/router.v1.ExperimentService/AdvanceRamp',
+                request_serializer=router_dot_v1_dot_experiments__pb2.AdvanceRampRequest.SerializeToString,
+                response_deserializer=router_dot_v1_dot_experiments__pb2.AdvanceRampResponse.FromString,
+                _registered_method=True)
+        self.PromoteRamp = channel.unary_unary(
+                '/router.v1.ExperimentService/PromoteRamp',
+                request_serializer=router_dot_v1_dot_experiments__pb2.PromoteRampRequest.SerializeToString,
+                response_deserializer=router_dot_v1_dot_experiments__pb2.PromoteRampResponse.FromString,
+                _registered_method=True)
+        self.RollBackRamp = channel.unary_unary(
+                '/router.v1.ExperimentService/RollBackRamp',
+                request_serializer=router_dot_v1_dot_experiments__pb2.RollBackRampRequest.SerializeToString,
+                response_deserializer=router_dot_v1_dot_experiments__pb2.RollBackRampResponse.FromString,
+                _registered_method=True)
+        self.AbortRamp = channel.unary_unary(
+                '/router.v1.ExperimentService/AbortRamp',
+                request_serializer=router_dot_v1_dot_experiments__pb2.AbortRampRequest.SerializeToString,
+                response_deserializer=router_dot_v1_dot_experiments__pb2.AbortRampResponse.FromString,
+                _registered_method=True)
+        self.ListTransitions = channel.unary_unary(
+                '/router.v1.ExperimentService/ListTransitions',
+                request_serializer=router_dot_v1_dot_experiments__pb2.ListTransitionsRequest.SerializeToString,
+                response_deserializer=router_dot_v1_dot_experiments__pb2.ListTransitionsResponse.FromString,
+                _registered_method=True)
 
 
 class ExperimentServiceServicer:
@@ -175,6 +205,83 @@ class ExperimentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ApproveRamp(self, request, context):
+        """Approves the promotion: at once if the ramp waits for it, otherwise noted for when its last stage passes.
+
+        Atomicity: the ramp changes or the call fails; of two that change one version, one is refused.
+        Ordering: replicas follow within milliseconds.
+        Limits: an experiment with a ramp that is not concluded; the ramp in a phase that allows it.
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EXPERIMENT_NOT_FOUND), ABORTED (STALE_ETAG), FAILED_PRECONDITION
+        (INVALID_TRANSITION), UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AdvanceRamp(self, request, context):
+        """Goes on to the next stage, whatever the guardrails say.
+
+        Atomicity: the ramp changes or the call fails; of two that change one version, one is refused.
+        Ordering: replicas follow within milliseconds.
+        Limits: an experiment with a ramp that is not concluded; the ramp in a phase that allows it.
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EXPERIMENT_NOT_FOUND), ABORTED (STALE_ETAG), FAILED_PRECONDITION
+        (INVALID_TRANSITION), UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PromoteRamp(self, request, context):
+        """Lets the challenger in at once, whatever the stage.
+
+        Atomicity: the ramp changes or the call fails; of two that change one version, one is refused.
+        Ordering: replicas follow within milliseconds.
+        Limits: an experiment with a ramp that is not concluded; the ramp in a phase that allows it.
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EXPERIMENT_NOT_FOUND), ABORTED (STALE_ETAG), FAILED_PRECONDITION
+        (INVALID_TRANSITION), UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollBackRamp(self, request, context):
+        """Takes the challenger out: it gets no traffic on any replica.
+
+        Atomicity: the ramp changes or the call fails; of two that change one version, one is refused.
+        Ordering: replicas follow within milliseconds.
+        Limits: an experiment with a ramp that is not concluded; the ramp in a phase that allows it.
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EXPERIMENT_NOT_FOUND), ABORTED (STALE_ETAG), FAILED_PRECONDITION
+        (INVALID_TRANSITION), UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AbortRamp(self, request, context):
+        """Takes the challenger out for good, in every phase, also after it was promoted.
+
+        Atomicity: the ramp changes or the call fails; of two that change one version, one is refused.
+        Ordering: replicas follow within milliseconds.
+        Limits: an experiment with a ramp that is not concluded; the ramp in a phase that allows it.
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EXPERIMENT_NOT_FOUND), ABORTED (STALE_ETAG), FAILED_PRECONDITION
+        (INVALID_TRANSITION), UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTransitions(self, request, context):
+        """Lists what changed, newest first: definition, state, ramp and verdicts, each with who and why.
+
+        Atomicity: each page is consistent in itself.
+        Ordering: descending transition_id.
+        Limits: 1,000 a page, 100 by default.
+        Errors: INVALID_ARGUMENT (INVALID_FIELD, INVALID_PAGE_TOKEN), NOT_FOUND (EXPERIMENT_NOT_FOUND), UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ExperimentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -217,6 +324,36 @@ def add_ExperimentServiceServicer_to_server(servicer, server):
                     servicer.ConcludeExperiment,
                     request_deserializer=router_dot_v1_dot_experiments__pb2.ConcludeExperimentRequest.FromString,
                     response_serializer=router_dot_v1_dot_experiments__pb2.ConcludeExperimentResponse.SerializeToString,
+            ),
+            'ApproveRamp': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApproveRamp,
+                    request_deserializer=router_dot_v1_dot_experiments__pb2.ApproveRampRequest.FromString,
+                    response_serializer=router_dot_v1_dot_experiments__pb2.ApproveRampResponse.SerializeToString,
+            ),
+            'AdvanceRamp': grpc.unary_unary_rpc_method_handler(
+                    servicer.AdvanceRamp,
+                    request_deserializer=router_dot_v1_dot_experiments__pb2.AdvanceRampRequest.FromString,
+                    response_serializer=router_dot_v1_dot_experiments__pb2.AdvanceRampResponse.SerializeToString,
+            ),
+            'PromoteRamp': grpc.unary_unary_rpc_method_handler(
+                    servicer.PromoteRamp,
+                    request_deserializer=router_dot_v1_dot_experiments__pb2.PromoteRampRequest.FromString,
+                    response_serializer=router_dot_v1_dot_experiments__pb2.PromoteRampResponse.SerializeToString,
+            ),
+            'RollBackRamp': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollBackRamp,
+                    request_deserializer=router_dot_v1_dot_experiments__pb2.RollBackRampRequest.FromString,
+                    response_serializer=router_dot_v1_dot_experiments__pb2.RollBackRampResponse.SerializeToString,
+            ),
+            'AbortRamp': grpc.unary_unary_rpc_method_handler(
+                    servicer.AbortRamp,
+                    request_deserializer=router_dot_v1_dot_experiments__pb2.AbortRampRequest.FromString,
+                    response_serializer=router_dot_v1_dot_experiments__pb2.AbortRampResponse.SerializeToString,
+            ),
+            'ListTransitions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTransitions,
+                    request_deserializer=router_dot_v1_dot_experiments__pb2.ListTransitionsRequest.FromString,
+                    response_serializer=router_dot_v1_dot_experiments__pb2.ListTransitionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -437,6 +574,168 @@ class ExperimentService:
             '/router.v1.ExperimentService/ConcludeExperiment',
             router_dot_v1_dot_experiments__pb2.ConcludeExperimentRequest.SerializeToString,
             router_dot_v1_dot_experiments__pb2.ConcludeExperimentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApproveRamp(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/router.v1.ExperimentService/ApproveRamp',
+            router_dot_v1_dot_experiments__pb2.ApproveRampRequest.SerializeToString,
+            router_dot_v1_dot_experiments__pb2.ApproveRampResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AdvanceRamp(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/router.v1.ExperimentService/AdvanceRamp',
+            router_dot_v1_dot_experiments__pb2.AdvanceRampRequest.SerializeToString,
+            router_dot_v1_dot_experiments__pb2.AdvanceRampResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PromoteRamp(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/router.v1.ExperimentService/PromoteRamp',
+            router_dot_v1_dot_experiments__pb2.PromoteRampRequest.SerializeToString,
+            router_dot_v1_dot_experiments__pb2.PromoteRampResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollBackRamp(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/router.v1.ExperimentService/RollBackRamp',
+            router_dot_v1_dot_experiments__pb2.RollBackRampRequest.SerializeToString,
+            router_dot_v1_dot_experiments__pb2.RollBackRampResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AbortRamp(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/router.v1.ExperimentService/AbortRamp',
+            router_dot_v1_dot_experiments__pb2.AbortRampRequest.SerializeToString,
+            router_dot_v1_dot_experiments__pb2.AbortRampResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTransitions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/router.v1.ExperimentService/ListTransitions',
+            router_dot_v1_dot_experiments__pb2.ListTransitionsRequest.SerializeToString,
+            router_dot_v1_dot_experiments__pb2.ListTransitionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

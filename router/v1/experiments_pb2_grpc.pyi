@@ -95,6 +95,59 @@ class ExperimentServiceStub:
 
     Atomicity, ordering, limits and errors as StartExperiment.
     """
+    ApproveRamp: _grpc.UnaryUnaryMultiCallable[_experiments_pb2.ApproveRampRequest, _experiments_pb2.ApproveRampResponse]
+    """Approves the promotion: at once if the ramp waits for it, otherwise noted for when its last stage passes.
+
+    Atomicity: the ramp changes or the call fails; of two that change one version, one is refused.
+    Ordering: replicas follow within milliseconds.
+    Limits: an experiment with a ramp that is not concluded; the ramp in a phase that allows it.
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EXPERIMENT_NOT_FOUND), ABORTED (STALE_ETAG), FAILED_PRECONDITION
+    (INVALID_TRANSITION), UNAVAILABLE.
+    """
+    AdvanceRamp: _grpc.UnaryUnaryMultiCallable[_experiments_pb2.AdvanceRampRequest, _experiments_pb2.AdvanceRampResponse]
+    """Goes on to the next stage, whatever the guardrails say.
+
+    Atomicity: the ramp changes or the call fails; of two that change one version, one is refused.
+    Ordering: replicas follow within milliseconds.
+    Limits: an experiment with a ramp that is not concluded; the ramp in a phase that allows it.
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EXPERIMENT_NOT_FOUND), ABORTED (STALE_ETAG), FAILED_PRECONDITION
+    (INVALID_TRANSITION), UNAVAILABLE.
+    """
+    PromoteRamp: _grpc.UnaryUnaryMultiCallable[_experiments_pb2.PromoteRampRequest, _experiments_pb2.PromoteRampResponse]
+    """Lets the challenger in at once, whatever the stage.
+
+    Atomicity: the ramp changes or the call fails; of two that change one version, one is refused.
+    Ordering: replicas follow within milliseconds.
+    Limits: an experiment with a ramp that is not concluded; the ramp in a phase that allows it.
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EXPERIMENT_NOT_FOUND), ABORTED (STALE_ETAG), FAILED_PRECONDITION
+    (INVALID_TRANSITION), UNAVAILABLE.
+    """
+    RollBackRamp: _grpc.UnaryUnaryMultiCallable[_experiments_pb2.RollBackRampRequest, _experiments_pb2.RollBackRampResponse]
+    """Takes the challenger out: it gets no traffic on any replica.
+
+    Atomicity: the ramp changes or the call fails; of two that change one version, one is refused.
+    Ordering: replicas follow within milliseconds.
+    Limits: an experiment with a ramp that is not concluded; the ramp in a phase that allows it.
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EXPERIMENT_NOT_FOUND), ABORTED (STALE_ETAG), FAILED_PRECONDITION
+    (INVALID_TRANSITION), UNAVAILABLE.
+    """
+    AbortRamp: _grpc.UnaryUnaryMultiCallable[_experiments_pb2.AbortRampRequest, _experiments_pb2.AbortRampResponse]
+    """Takes the challenger out for good, in every phase, also after it was promoted.
+
+    Atomicity: the ramp changes or the call fails; of two that change one version, one is refused.
+    Ordering: replicas follow within milliseconds.
+    Limits: an experiment with a ramp that is not concluded; the ramp in a phase that allows it.
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EXPERIMENT_NOT_FOUND), ABORTED (STALE_ETAG), FAILED_PRECONDITION
+    (INVALID_TRANSITION), UNAVAILABLE.
+    """
+    ListTransitions: _grpc.UnaryUnaryMultiCallable[_experiments_pb2.ListTransitionsRequest, _experiments_pb2.ListTransitionsResponse]
+    """Lists what changed, newest first: definition, state, ramp and verdicts, each with who and why.
+
+    Atomicity: each page is consistent in itself.
+    Ordering: descending transition_id.
+    Limits: 1,000 a page, 100 by default.
+    Errors: INVALID_ARGUMENT (INVALID_FIELD, INVALID_PAGE_TOKEN), NOT_FOUND (EXPERIMENT_NOT_FOUND), UNAVAILABLE.
+    """
 
 @_typing.type_check_only
 class ExperimentServiceAsyncStub(ExperimentServiceStub):
@@ -162,6 +215,59 @@ class ExperimentServiceAsyncStub(ExperimentServiceStub):
     """Ends the experiment for good: any state to concluded. Feedback on earlier decisions still counts.
 
     Atomicity, ordering, limits and errors as StartExperiment.
+    """
+    ApproveRamp: _aio.UnaryUnaryMultiCallable[_experiments_pb2.ApproveRampRequest, _experiments_pb2.ApproveRampResponse]  # type: ignore[assignment]
+    """Approves the promotion: at once if the ramp waits for it, otherwise noted for when its last stage passes.
+
+    Atomicity: the ramp changes or the call fails; of two that change one version, one is refused.
+    Ordering: replicas follow within milliseconds.
+    Limits: an experiment with a ramp that is not concluded; the ramp in a phase that allows it.
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EXPERIMENT_NOT_FOUND), ABORTED (STALE_ETAG), FAILED_PRECONDITION
+    (INVALID_TRANSITION), UNAVAILABLE.
+    """
+    AdvanceRamp: _aio.UnaryUnaryMultiCallable[_experiments_pb2.AdvanceRampRequest, _experiments_pb2.AdvanceRampResponse]  # type: ignore[assignment]
+    """Goes on to the next stage, whatever the guardrails say.
+
+    Atomicity: the ramp changes or the call fails; of two that change one version, one is refused.
+    Ordering: replicas follow within milliseconds.
+    Limits: an experiment with a ramp that is not concluded; the ramp in a phase that allows it.
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EXPERIMENT_NOT_FOUND), ABORTED (STALE_ETAG), FAILED_PRECONDITION
+    (INVALID_TRANSITION), UNAVAILABLE.
+    """
+    PromoteRamp: _aio.UnaryUnaryMultiCallable[_experiments_pb2.PromoteRampRequest, _experiments_pb2.PromoteRampResponse]  # type: ignore[assignment]
+    """Lets the challenger in at once, whatever the stage.
+
+    Atomicity: the ramp changes or the call fails; of two that change one version, one is refused.
+    Ordering: replicas follow within milliseconds.
+    Limits: an experiment with a ramp that is not concluded; the ramp in a phase that allows it.
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EXPERIMENT_NOT_FOUND), ABORTED (STALE_ETAG), FAILED_PRECONDITION
+    (INVALID_TRANSITION), UNAVAILABLE.
+    """
+    RollBackRamp: _aio.UnaryUnaryMultiCallable[_experiments_pb2.RollBackRampRequest, _experiments_pb2.RollBackRampResponse]  # type: ignore[assignment]
+    """Takes the challenger out: it gets no traffic on any replica.
+
+    Atomicity: the ramp changes or the call fails; of two that change one version, one is refused.
+    Ordering: replicas follow within milliseconds.
+    Limits: an experiment with a ramp that is not concluded; the ramp in a phase that allows it.
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EXPERIMENT_NOT_FOUND), ABORTED (STALE_ETAG), FAILED_PRECONDITION
+    (INVALID_TRANSITION), UNAVAILABLE.
+    """
+    AbortRamp: _aio.UnaryUnaryMultiCallable[_experiments_pb2.AbortRampRequest, _experiments_pb2.AbortRampResponse]  # type: ignore[assignment]
+    """Takes the challenger out for good, in every phase, also after it was promoted.
+
+    Atomicity: the ramp changes or the call fails; of two that change one version, one is refused.
+    Ordering: replicas follow within milliseconds.
+    Limits: an experiment with a ramp that is not concluded; the ramp in a phase that allows it.
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EXPERIMENT_NOT_FOUND), ABORTED (STALE_ETAG), FAILED_PRECONDITION
+    (INVALID_TRANSITION), UNAVAILABLE.
+    """
+    ListTransitions: _aio.UnaryUnaryMultiCallable[_experiments_pb2.ListTransitionsRequest, _experiments_pb2.ListTransitionsResponse]  # type: ignore[assignment]
+    """Lists what changed, newest first: definition, state, ramp and verdicts, each with who and why.
+
+    Atomicity: each page is consistent in itself.
+    Ordering: descending transition_id.
+    Limits: 1,000 a page, 100 by default.
+    Errors: INVALID_ARGUMENT (INVALID_FIELD, INVALID_PAGE_TOKEN), NOT_FOUND (EXPERIMENT_NOT_FOUND), UNAVAILABLE.
     """
 
 class ExperimentServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -275,6 +381,95 @@ class ExperimentServiceServicer(metaclass=_abc_1.ABCMeta):
         """Ends the experiment for good: any state to concluded. Feedback on earlier decisions still counts.
 
         Atomicity, ordering, limits and errors as StartExperiment.
+        """
+
+    @_abc_1.abstractmethod
+    def ApproveRamp(
+        self,
+        request: _experiments_pb2.ApproveRampRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_experiments_pb2.ApproveRampResponse, _abc.Awaitable[_experiments_pb2.ApproveRampResponse]]:
+        """Approves the promotion: at once if the ramp waits for it, otherwise noted for when its last stage passes.
+
+        Atomicity: the ramp changes or the call fails; of two that change one version, one is refused.
+        Ordering: replicas follow within milliseconds.
+        Limits: an experiment with a ramp that is not concluded; the ramp in a phase that allows it.
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EXPERIMENT_NOT_FOUND), ABORTED (STALE_ETAG), FAILED_PRECONDITION
+        (INVALID_TRANSITION), UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def AdvanceRamp(
+        self,
+        request: _experiments_pb2.AdvanceRampRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_experiments_pb2.AdvanceRampResponse, _abc.Awaitable[_experiments_pb2.AdvanceRampResponse]]:
+        """Goes on to the next stage, whatever the guardrails say.
+
+        Atomicity: the ramp changes or the call fails; of two that change one version, one is refused.
+        Ordering: replicas follow within milliseconds.
+        Limits: an experiment with a ramp that is not concluded; the ramp in a phase that allows it.
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EXPERIMENT_NOT_FOUND), ABORTED (STALE_ETAG), FAILED_PRECONDITION
+        (INVALID_TRANSITION), UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def PromoteRamp(
+        self,
+        request: _experiments_pb2.PromoteRampRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_experiments_pb2.PromoteRampResponse, _abc.Awaitable[_experiments_pb2.PromoteRampResponse]]:
+        """Lets the challenger in at once, whatever the stage.
+
+        Atomicity: the ramp changes or the call fails; of two that change one version, one is refused.
+        Ordering: replicas follow within milliseconds.
+        Limits: an experiment with a ramp that is not concluded; the ramp in a phase that allows it.
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EXPERIMENT_NOT_FOUND), ABORTED (STALE_ETAG), FAILED_PRECONDITION
+        (INVALID_TRANSITION), UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def RollBackRamp(
+        self,
+        request: _experiments_pb2.RollBackRampRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_experiments_pb2.RollBackRampResponse, _abc.Awaitable[_experiments_pb2.RollBackRampResponse]]:
+        """Takes the challenger out: it gets no traffic on any replica.
+
+        Atomicity: the ramp changes or the call fails; of two that change one version, one is refused.
+        Ordering: replicas follow within milliseconds.
+        Limits: an experiment with a ramp that is not concluded; the ramp in a phase that allows it.
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EXPERIMENT_NOT_FOUND), ABORTED (STALE_ETAG), FAILED_PRECONDITION
+        (INVALID_TRANSITION), UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def AbortRamp(
+        self,
+        request: _experiments_pb2.AbortRampRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_experiments_pb2.AbortRampResponse, _abc.Awaitable[_experiments_pb2.AbortRampResponse]]:
+        """Takes the challenger out for good, in every phase, also after it was promoted.
+
+        Atomicity: the ramp changes or the call fails; of two that change one version, one is refused.
+        Ordering: replicas follow within milliseconds.
+        Limits: an experiment with a ramp that is not concluded; the ramp in a phase that allows it.
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EXPERIMENT_NOT_FOUND), ABORTED (STALE_ETAG), FAILED_PRECONDITION
+        (INVALID_TRANSITION), UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def ListTransitions(
+        self,
+        request: _experiments_pb2.ListTransitionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_experiments_pb2.ListTransitionsResponse, _abc.Awaitable[_experiments_pb2.ListTransitionsResponse]]:
+        """Lists what changed, newest first: definition, state, ramp and verdicts, each with who and why.
+
+        Atomicity: each page is consistent in itself.
+        Ordering: descending transition_id.
+        Limits: 1,000 a page, 100 by default.
+        Errors: INVALID_ARGUMENT (INVALID_FIELD, INVALID_PAGE_TOKEN), NOT_FOUND (EXPERIMENT_NOT_FOUND), UNAVAILABLE.
         """
 
 def add_ExperimentServiceServicer_to_server(servicer: ExperimentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -23,11 +23,12 @@ _sym_db = _symbol_database.Default()
 
 
 from router.buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from router.v1 import types_pb2 as router_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1arouter/v1/posteriors.proto\x12\trouter.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15router/v1/types.proto\"Y\n\x13GetPosteriorRequest\x12\x42\n\rexperiment_id\x18\x01 \x01(\tB+\xbaH(r&\x10\x01\x18\x80\x01\x32\x1f^[A-Za-z0-9][A-Za-z0-9._:/@-]*$\"\x97\x01\n\x14GetPosteriorResponse\x12\x15\n\rexperiment_id\x18\x01 \x01(\t\x12\x16\n\x0epolicy_version\x18\x02 \x01(\x03\x12)\n\x05\x61s_of\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x04\x61rms\x18\x04 \x03(\x0b\x32\x17.router.v1.ArmPosterior\"\xec\x01\n\x0c\x41rmPosterior\x12\x0e\n\x06\x61rm_id\x18\x01 \x01(\t\x12\r\n\x05\x61lpha\x18\x02 \x01(\x01\x12\x0c\n\x04\x62\x65ta\x18\x03 \x01(\x01\x12\t\n\x01n\x18\x04 \x01(\x03\x12\x0c\n\x04mean\x18\x05 \x01(\x01\x12\r\n\x05lower\x18\x06 \x01(\x01\x12\r\n\x05upper\x18\x07 \x01(\x01\x12\x18\n\x10probability_best\x18\x08 \x01(\x01\x12\x15\n\rexpected_loss\x18\t \x01(\x01\x12\x12\n\nallocation\x18\n \x01(\x01\x12\x0f\n\x07version\x18\x0b \x01(\x05\x12\"\n\x05state\x18\x0c \x01(\x0e\x32\x13.router.v1.ArmState2c\n\x10PosteriorService\x12O\n\x0cGetPosterior\x12\x1e.router.v1.GetPosteriorRequest\x1a\x1f.router.v1.GetPosteriorResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1arouter/v1/posteriors.proto\x12\trouter.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15router/v1/types.proto\"Y\n\x13GetPosteriorRequest\x12\x42\n\rexperiment_id\x18\x01 \x01(\tB+\xbaH(r&\x10\x01\x18\x80\x01\x32\x1f^[A-Za-z0-9][A-Za-z0-9._:/@-]*$\"\x97\x01\n\x14GetPosteriorResponse\x12\x15\n\rexperiment_id\x18\x01 \x01(\t\x12\x16\n\x0epolicy_version\x18\x02 \x01(\x03\x12)\n\x05\x61s_of\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x04\x61rms\x18\x04 \x03(\x0b\x32\x17.router.v1.ArmPosterior\"\xec\x01\n\x0c\x41rmPosterior\x12\x0e\n\x06\x61rm_id\x18\x01 \x01(\t\x12\r\n\x05\x61lpha\x18\x02 \x01(\x01\x12\x0c\n\x04\x62\x65ta\x18\x03 \x01(\x01\x12\t\n\x01n\x18\x04 \x01(\x03\x12\x0c\n\x04mean\x18\x05 \x01(\x01\x12\r\n\x05lower\x18\x06 \x01(\x01\x12\r\n\x05upper\x18\x07 \x01(\x01\x12\x18\n\x10probability_best\x18\x08 \x01(\x01\x12\x15\n\rexpected_loss\x18\t \x01(\x01\x12\x12\n\nallocation\x18\n \x01(\x01\x12\x0f\n\x07version\x18\x0b \x01(\x05\x12\"\n\x05state\x18\x0c \x01(\x0e\x32\x13.router.v1.ArmState\"\xec\x01\n\x11GetMetricsRequest\x12\x42\n\rexperiment_id\x18\x01 \x01(\tB+\xbaH(r&\x10\x01\x18\x80\x01\x32\x1f^[A-Za-z0-9][A-Za-z0-9._:/@-]*$\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x06period\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\n\xbaH\x07\xaa\x01\x04\x32\x02\x08<\"\x90\x01\n\x12GetMetricsResponse\x12\x15\n\rexperiment_id\x18\x01 \x01(\t\x12)\n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x07metrics\x18\x03 \x03(\x0b\x32\x15.router.v1.ArmMetrics\x12\x10\n\x08warnings\x18\x04 \x03(\t\"\xc3\x03\n\nArmMetrics\x12\x0e\n\x06\x61rm_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cinteractions\x18\x05 \x01(\x03\x12\x0f\n\x07holdout\x18\x06 \x01(\x08\x12!\n\x08\x63overage\x18\x07 \x01(\x0b\x32\x0f.router.v1.Rate\x12\x1e\n\x05retry\x18\x08 \x01(\x0b\x32\x0f.router.v1.Rate\x12!\n\x08rephrase\x18\t \x01(\x0b\x32\x0f.router.v1.Rate\x12$\n\x0b\x61\x62\x61ndonment\x18\n \x01(\x0b\x32\x0f.router.v1.Rate\x12\"\n\tfollow_up\x18\x0b \x01(\x0b\x32\x0f.router.v1.Rate\x12#\n\ncompletion\x18\x0c \x01(\x0b\x32\x0f.router.v1.Rate\x12\x10\n\x08outcomes\x18\r \x01(\x03\x12\x18\n\x0bmean_reward\x18\x0e \x01(\x01H\x00\x88\x01\x01\x42\x0e\n\x0c_mean_reward\"B\n\x04Rate\x12\r\n\x05\x63ount\x18\x01 \x01(\x03\x12\r\n\x05value\x18\x02 \x01(\x01\x12\r\n\x05lower\x18\x03 \x01(\x01\x12\r\n\x05upper\x18\x04 \x01(\x01\x32\xae\x01\n\x10PosteriorService\x12O\n\x0cGetPosterior\x12\x1e.router.v1.GetPosteriorRequest\x1a\x1f.router.v1.GetPosteriorResponse\x12I\n\nGetMetrics\x12\x1c.router.v1.GetMetricsRequest\x1a\x1d.router.v1.GetMetricsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,12 +37,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETPOSTERIORREQUEST'].fields_by_name['experiment_id']._loaded_options = None
   _globals['_GETPOSTERIORREQUEST'].fields_by_name['experiment_id']._serialized_options = b'\272H(r&\020\001\030\200\0012\037^[A-Za-z0-9][A-Za-z0-9._:/@-]*$'
-  _globals['_GETPOSTERIORREQUEST']._serialized_start=126
-  _globals['_GETPOSTERIORREQUEST']._serialized_end=215
-  _globals['_GETPOSTERIORRESPONSE']._serialized_start=218
-  _globals['_GETPOSTERIORRESPONSE']._serialized_end=369
-  _globals['_ARMPOSTERIOR']._serialized_start=372
-  _globals['_ARMPOSTERIOR']._serialized_end=608
-  _globals['_POSTERIORSERVICE']._serialized_start=610
-  _globals['_POSTERIORSERVICE']._serialized_end=709
+  _globals['_GETMETRICSREQUEST'].fields_by_name['experiment_id']._loaded_options = None
+  _globals['_GETMETRICSREQUEST'].fields_by_name['experiment_id']._serialized_options = b'\272H(r&\020\001\030\200\0012\037^[A-Za-z0-9][A-Za-z0-9._:/@-]*$'
+  _globals['_GETMETRICSREQUEST'].fields_by_name['period']._loaded_options = None
+  _globals['_GETMETRICSREQUEST'].fields_by_name['period']._serialized_options = b'\272H\007\252\001\0042\002\010<'
+  _globals['_GETPOSTERIORREQUEST']._serialized_start=158
+  _globals['_GETPOSTERIORREQUEST']._serialized_end=247
+  _globals['_GETPOSTERIORRESPONSE']._serialized_start=250
+  _globals['_GETPOSTERIORRESPONSE']._serialized_end=401
+  _globals['_ARMPOSTERIOR']._serialized_start=404
+  _globals['_ARMPOSTERIOR']._serialized_end=640
+  _globals['_GETMETRICSREQUEST']._serialized_start=643
+  _globals['_GETMETRICSREQUEST']._serialized_end=879
+  _globals['_GETMETRICSRESPONSE']._serialized_start=882
+  _globals['_GETMETRICSRESPONSE']._serialized_end=1026
+  _globals['_ARMMETRICS']._serialized_start=1029
+  _globals['_ARMMETRICS']._serialized_end=1480
+  _globals['_RATE']._serialized_start=1482
+  _globals['_RATE']._serialized_end=1548
+  _globals['_POSTERIORSERVICE']._serialized_start=1551
+  _globals['_POSTERIORSERVICE']._serialized_end=1725
 # @@protoc_insertion_point(module_scope)

@@ -1,6 +1,7 @@
 import datetime
 
 from router.buf.validate import validate_pb2 as _validate_pb2
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from router.v1 import types_pb2 as _types_pb2
 from google.protobuf.internal import containers as _containers
@@ -56,3 +57,71 @@ class ArmPosterior(_message.Message):
     version: int
     state: _types_pb2.ArmState
     def __init__(self, arm_id: _Optional[str] = ..., alpha: _Optional[float] = ..., beta: _Optional[float] = ..., n: _Optional[int] = ..., mean: _Optional[float] = ..., lower: _Optional[float] = ..., upper: _Optional[float] = ..., probability_best: _Optional[float] = ..., expected_loss: _Optional[float] = ..., allocation: _Optional[float] = ..., version: _Optional[int] = ..., state: _Optional[_Union[_types_pb2.ArmState, str]] = ...) -> None: ...
+
+class GetMetricsRequest(_message.Message):
+    __slots__ = ("experiment_id", "start_time", "end_time", "period")
+    EXPERIMENT_ID_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_FIELD_NUMBER: _ClassVar[int]
+    END_TIME_FIELD_NUMBER: _ClassVar[int]
+    PERIOD_FIELD_NUMBER: _ClassVar[int]
+    experiment_id: str
+    start_time: _timestamp_pb2.Timestamp
+    end_time: _timestamp_pb2.Timestamp
+    period: _duration_pb2.Duration
+    def __init__(self, experiment_id: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., period: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class GetMetricsResponse(_message.Message):
+    __slots__ = ("experiment_id", "as_of", "metrics", "warnings")
+    EXPERIMENT_ID_FIELD_NUMBER: _ClassVar[int]
+    AS_OF_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    experiment_id: str
+    as_of: _timestamp_pb2.Timestamp
+    metrics: _containers.RepeatedCompositeFieldContainer[ArmMetrics]
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, experiment_id: _Optional[str] = ..., as_of: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., metrics: _Optional[_Iterable[_Union[ArmMetrics, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ArmMetrics(_message.Message):
+    __slots__ = ("arm_id", "version", "start_time", "end_time", "interactions", "holdout", "coverage", "retry", "rephrase", "abandonment", "follow_up", "completion", "outcomes", "mean_reward")
+    ARM_ID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_FIELD_NUMBER: _ClassVar[int]
+    END_TIME_FIELD_NUMBER: _ClassVar[int]
+    INTERACTIONS_FIELD_NUMBER: _ClassVar[int]
+    HOLDOUT_FIELD_NUMBER: _ClassVar[int]
+    COVERAGE_FIELD_NUMBER: _ClassVar[int]
+    RETRY_FIELD_NUMBER: _ClassVar[int]
+    REPHRASE_FIELD_NUMBER: _ClassVar[int]
+    ABANDONMENT_FIELD_NUMBER: _ClassVar[int]
+    FOLLOW_UP_FIELD_NUMBER: _ClassVar[int]
+    COMPLETION_FIELD_NUMBER: _ClassVar[int]
+    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
+    MEAN_REWARD_FIELD_NUMBER: _ClassVar[int]
+    arm_id: str
+    version: int
+    start_time: _timestamp_pb2.Timestamp
+    end_time: _timestamp_pb2.Timestamp
+    interactions: int
+    holdout: bool
+    coverage: Rate
+    retry: Rate
+    rephrase: Rate
+    abandonment: Rate
+    follow_up: Rate
+    completion: Rate
+    outcomes: int
+    mean_reward: float
+    def __init__(self, arm_id: _Optional[str] = ..., version: _Optional[int] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., interactions: _Optional[int] = ..., holdout: _Optional[bool] = ..., coverage: _Optional[_Union[Rate, _Mapping]] = ..., retry: _Optional[_Union[Rate, _Mapping]] = ..., rephrase: _Optional[_Union[Rate, _Mapping]] = ..., abandonment: _Optional[_Union[Rate, _Mapping]] = ..., follow_up: _Optional[_Union[Rate, _Mapping]] = ..., completion: _Optional[_Union[Rate, _Mapping]] = ..., outcomes: _Optional[int] = ..., mean_reward: _Optional[float] = ...) -> None: ...
+
+class Rate(_message.Message):
+    __slots__ = ("count", "value", "lower", "upper")
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    LOWER_FIELD_NUMBER: _ClassVar[int]
+    UPPER_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    value: float
+    lower: float
+    upper: float
+    def __init__(self, count: _Optional[int] = ..., value: _Optional[float] = ..., lower: _Optional[float] = ..., upper: _Optional[float] = ...) -> None: ...

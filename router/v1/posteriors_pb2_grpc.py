@@ -40,6 +40,11 @@ class PosteriorServiceStub:
                 request_serializer=router_dot_v1_dot_posteriors__pb2.GetPosteriorRequest.SerializeToString,
                 response_deserializer=router_dot_v1_dot_posteriors__pb2.GetPosteriorResponse.FromString,
                 _registered_method=True)
+        self.GetMetrics = channel.unary_unary(
+                '/router.v1.PosteriorService/GetMetrics',
+                request_serializer=router_dot_v1_dot_posteriors__pb2.GetMetricsRequest.SerializeToString,
+                response_deserializer=router_dot_v1_dot_posteriors__pb2.GetMetricsResponse.FromString,
+                _registered_method=True)
 
 
 class PosteriorServiceServicer:
@@ -58,6 +63,18 @@ class PosteriorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetMetrics(self, request, context):
+        """Counts what users did after the decisions of a period, arm by arm: dashboards, not significance.
+
+        Atomicity: one consistent reading of all arms.
+        Ordering: includes every decision and event stored before the call.
+        Limits: decisions of days that are kept.
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EXPERIMENT_NOT_FOUND), UNAVAILABLE (STORAGE_UNAVAILABLE).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PosteriorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -65,6 +82,11 @@ def add_PosteriorServiceServicer_to_server(servicer, server):
                     servicer.GetPosterior,
                     request_deserializer=router_dot_v1_dot_posteriors__pb2.GetPosteriorRequest.FromString,
                     response_serializer=router_dot_v1_dot_posteriors__pb2.GetPosteriorResponse.SerializeToString,
+            ),
+            'GetMetrics': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetMetrics,
+                    request_deserializer=router_dot_v1_dot_posteriors__pb2.GetMetricsRequest.FromString,
+                    response_serializer=router_dot_v1_dot_posteriors__pb2.GetMetricsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -95,6 +117,33 @@ class PosteriorService:
             '/router.v1.PosteriorService/GetPosterior',
             router_dot_v1_dot_posteriors__pb2.GetPosteriorRequest.SerializeToString,
             router_dot_v1_dot_posteriors__pb2.GetPosteriorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetMetrics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/router.v1.PosteriorService/GetMetrics',
+            router_dot_v1_dot_posteriors__pb2.GetMetricsRequest.SerializeToString,
+            router_dot_v1_dot_posteriors__pb2.GetMetricsResponse.FromString,
             options,
             channel_credentials,
             insecure,

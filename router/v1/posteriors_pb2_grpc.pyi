@@ -41,6 +41,14 @@ class PosteriorServiceStub:
     Limits: the current posterior only.
     Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EXPERIMENT_NOT_FOUND), UNAVAILABLE (STORAGE_UNAVAILABLE).
     """
+    GetMetrics: _grpc.UnaryUnaryMultiCallable[_posteriors_pb2.GetMetricsRequest, _posteriors_pb2.GetMetricsResponse]
+    """Counts what users did after the decisions of a period, arm by arm: dashboards, not significance.
+
+    Atomicity: one consistent reading of all arms.
+    Ordering: includes every decision and event stored before the call.
+    Limits: decisions of days that are kept.
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EXPERIMENT_NOT_FOUND), UNAVAILABLE (STORAGE_UNAVAILABLE).
+    """
 
 @_typing.type_check_only
 class PosteriorServiceAsyncStub(PosteriorServiceStub):
@@ -53,6 +61,14 @@ class PosteriorServiceAsyncStub(PosteriorServiceStub):
     Atomicity: one consistent reading of all arms.
     Ordering: includes every Reward acknowledged as applied before the call, on whichever replica.
     Limits: the current posterior only.
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EXPERIMENT_NOT_FOUND), UNAVAILABLE (STORAGE_UNAVAILABLE).
+    """
+    GetMetrics: _aio.UnaryUnaryMultiCallable[_posteriors_pb2.GetMetricsRequest, _posteriors_pb2.GetMetricsResponse]  # type: ignore[assignment]
+    """Counts what users did after the decisions of a period, arm by arm: dashboards, not significance.
+
+    Atomicity: one consistent reading of all arms.
+    Ordering: includes every decision and event stored before the call.
+    Limits: decisions of days that are kept.
     Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EXPERIMENT_NOT_FOUND), UNAVAILABLE (STORAGE_UNAVAILABLE).
     """
 
@@ -70,6 +86,20 @@ class PosteriorServiceServicer(metaclass=_abc_1.ABCMeta):
         Atomicity: one consistent reading of all arms.
         Ordering: includes every Reward acknowledged as applied before the call, on whichever replica.
         Limits: the current posterior only.
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EXPERIMENT_NOT_FOUND), UNAVAILABLE (STORAGE_UNAVAILABLE).
+        """
+
+    @_abc_1.abstractmethod
+    def GetMetrics(
+        self,
+        request: _posteriors_pb2.GetMetricsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_posteriors_pb2.GetMetricsResponse, _abc.Awaitable[_posteriors_pb2.GetMetricsResponse]]:
+        """Counts what users did after the decisions of a period, arm by arm: dashboards, not significance.
+
+        Atomicity: one consistent reading of all arms.
+        Ordering: includes every decision and event stored before the call.
+        Limits: decisions of days that are kept.
         Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EXPERIMENT_NOT_FOUND), UNAVAILABLE (STORAGE_UNAVAILABLE).
         """
 

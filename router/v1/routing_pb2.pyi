@@ -22,6 +22,7 @@ class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REASON_STICKY: _ClassVar[Reason]
     REASON_FORCED: _ClassVar[Reason]
     REASON_FALLBACK: _ClassVar[Reason]
+    REASON_HOLDOUT: _ClassVar[Reason]
 
 class Status(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -37,6 +38,7 @@ REASON_SAMPLED: Reason
 REASON_STICKY: Reason
 REASON_FORCED: Reason
 REASON_FALLBACK: Reason
+REASON_HOLDOUT: Reason
 STATUS_UNSPECIFIED: Status
 STATUS_APPLIED: Status
 STATUS_DUPLICATE: Status
