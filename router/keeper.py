@@ -11,7 +11,7 @@ from datetime import date
 from pathlib import Path
 
 from router.clocks import Clocks
-from router.controllers.leader import Leader
+from router.controllers.leader import Duty, Leader
 from router.deployment import Deployment, find_deployment, is_still
 from router.drain import Drainer
 from router.settings import WorkerSettings
@@ -88,9 +88,15 @@ class Keeper:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(saver.run(), name="saver")
             tasks.create_task(self._make_partitions(database), name="partitions")
-            if self._settings.retention_days:
-                leader = Leader(database, every_s=_RETENTION_S)
-                tasks.create_task(leader.run(self._drop_expired), name="leader")
+            if duties := self._duties():
+                tasks.create_task(Leader(database, duties).run(), name="leader")
+
+    def _duties(self) -> list[Duty]:
+        """What this keeper does while it leads."""
+        duties = []
+        if self._settings.retention_days:
+            duties.append(Duty("retention", _RETENTION_S, self._drop_expired))
+        return duties
 
     async def _make_partitions(self, database: Database) -> None:
         """Have the partitions of the coming days ready before their first row."""

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from router.storage.database import Database
@@ -16,28 +17,40 @@ _STAND_S = 5.0
 _CHECK_S = 5.0
 
 
+@dataclass(frozen=True, slots=True)
+class Duty:
+    """What the leader does again and again."""
+
+    #: For the log.
+    name: str
+    #: Seconds from the beginning of one time to the next.
+    every_s: float
+    #: It is given the connection that holds the leadership: when that breaks, so does what is under way, and another may
+    #: lead.
+    work: Work
+
+
 class Leader:
     """Stands for election for as long as `run` runs."""
 
-    def __init__(self, database: Database, *, every_s: float, stand_s: float = _STAND_S) -> None:
-        """The leader works every `every_s` seconds; the others ask to lead every `stand_s`."""
+    def __init__(self, database: Database, duties: Sequence[Duty], *, stand_s: float = _STAND_S) -> None:
+        """The leader does its duties, one at a time; the others ask to lead every `stand_s` seconds."""
         self._database = database
-        self._every_s = every_s
+        self._duties = tuple(duties)
         self._stand_s = stand_s
         #: Whether this process led when it looked last.
         self.leads = False
 
-    async def run(self, work: Work) -> None:
-        """Run `work` periodically while this process leads, until cancelled.
+    async def run(self) -> None:
+        """Do every duty in its time while this process leads, until cancelled.
 
-        It is given the connection that holds the leadership: when that breaks, so does what is under way, and another may
-        lead. A fault of the work is logged, and the work tried again next time.
+        A fault of one is logged, holds up no other, and it is tried again next time.
         """
         while True:
             try:
                 async with elected(self._database) as session:
                     if session is not None:
-                        await self._lead(session, work)
+                        await self._lead(session)
             except StorageUnavailableError as error:
                 if self.leads:
                     log.warning("this keeper leads no longer: %s", error)
@@ -47,19 +60,23 @@ class Leader:
                 self.leads = False
             await asyncio.sleep(self._stand_s)
 
-    async def _lead(self, session: Session, work: Work) -> None:
+    async def _lead(self, session: Session) -> None:
         log.info("this keeper leads")
         self.leads = True
         clock = asyncio.get_running_loop().time
-        next_at = clock()
+        due = dict.fromkeys(self._duties, clock())
         while True:
-            if clock() >= next_at:
-                next_at = clock() + self._every_s
-                try:
-                    await work(session)
-                except StorageUnavailableError:
-                    raise
-                except Exception:
-                    log.exception("work of the leader failed; it is tried again in %.0f s", self._every_s)
-            await asyncio.sleep(max(0.0, min(_CHECK_S, next_at - clock())))
+            for duty in self._duties:
+                if clock() >= due[duty]:
+                    due[duty] = clock() + duty.every_s
+                    await self._do(duty, session)
+            await asyncio.sleep(max(0.0, min([_CHECK_S, *(at - clock() for at in due.values())])))
             await session.check()
+
+    async def _do(self, duty: Duty, session: Session) -> None:
+        try:
+            await duty.work(session)
+        except StorageUnavailableError:
+            raise
+        except Exception:
+            log.exception("work of the leader failed: %s; it is tried again in %.0f s", duty.name, duty.every_s)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from running import query, terminate_others, until
 
-from router.controllers.leader import Leader
+from router.controllers.leader import Duty, Leader
 from router.storage.database import Database, DatabaseUrl
 from router.storage.errors import StorageUnavailableError
 
@@ -22,8 +22,8 @@ async def candidates(database_url: str) -> AsyncIterator[Callable[..., Leader]]:
 
     def stand(work: Any, *, every_s: float = 0.02) -> Leader:
         databases.append(Database(DatabaseUrl.parse(database_url)))
-        leader = Leader(databases[-1], every_s=every_s, stand_s=0.02)
-        tasks.append(asyncio.create_task(leader.run(work), name=str(len(tasks))))
+        leader = Leader(databases[-1], [Duty("work", every_s, work)], stand_s=0.02)
+        tasks.append(asyncio.create_task(leader.run(), name=str(len(tasks))))
         return leader
 
     yield stand
