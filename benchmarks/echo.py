@@ -5,7 +5,7 @@ and on every call builds a reply of the same size and shape from constants, with
 no interceptor and does nothing else. The one part that is not built anew is the arm's `config`: protobuf fills a Struct in
 interpreted Python, which a server that cares would do once.
 
-    python -m benchmarks.echo [--mode aio|threads] [--workers N]
+    python -m benchmarks.echo [--mode aio|asyncio|threads] [--workers N]
 
 prints the port once it answers, and ends with its standard input.
 """
@@ -132,7 +132,7 @@ def main(arguments: Sequence[str]) -> None:
     """Serve until standard input ends."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--mode", choices=("aio", "threads"), default="aio")
+    parser.add_argument("--mode", choices=("aio", "asyncio", "threads"), default="aio")
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args(arguments)
     if options.workers > 1:
@@ -145,6 +145,8 @@ def main(arguments: Sequence[str]) -> None:
     try:
         import uvloop
     except ImportError:  # a platform without it
+        uvloop = None
+    if uvloop is None or options.mode == "asyncio":
         asyncio.run(_serve_aio(address))
     else:
         uvloop.run(_serve_aio(address))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _ROLES = (
+    ("router.worker keeper", "keeper"),
     ("router.worker", "worker"),
-    ("router.keeper", "keeper"),
     ("router.embedded.guardian", "guardian"),
     ("postgres", "postgres"),
     ("benchmarks.echo", "echo"),

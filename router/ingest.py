@@ -17,6 +17,7 @@ Outages
 import asyncio
 import contextlib
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
@@ -137,6 +138,8 @@ class Ingest:
         self._limit = LARGEST_BATCH
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
+        #: When it fires. uvloop's handle of a moment that has passed cannot tell.
+        self._timer_at = math.inf
         self._committing_since: float | None = None
         self._away_since: float | None = None
         self._probe_at = 0.0
@@ -182,7 +185,7 @@ class Ingest:
         if unknown:
             self._start_spooling(unknown)
         self._work.set()
-        if self._timer is None or submission.give_up_at < self._timer.when():
+        if submission.give_up_at < self._timer_at:
             self._watch(submission.give_up_at)
         return submission
 
@@ -297,11 +300,11 @@ class Ingest:
     def _watch(self, when: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_at(when, self._give_up)
+        self._timer, self._timer_at = self._loop.call_at(when, self._give_up), when
 
     def _give_up(self) -> None:
         """Spool what has waited as long as its call can."""
-        self._timer = None
+        self._timer, self._timer_at = None, math.inf
         now = self._loop.time()
         due = [submission for submission in self._open if submission.give_up_at <= now]
         self._start_spooling(_unsettled(due))

@@ -43,33 +43,34 @@ async def one_trip(connection: psycopg.AsyncConnection[Any], statements: Sequenc
     prepared = _prepared.setdefault(connection, set())
     async with connection.lock:
         try:
-            new = _send(pgconn, statements, prepared)
+            expected = _send(pgconn, statements, prepared)
             results = await _received(pgconn)
             pgconn.exit_pipeline_mode()
         except BaseException:
             # Half of a conversation: nothing may build on it.
             pgconn.finish()
             raise
-    # Only preparing ends in COMMAND_OK; what comes after a failure is not even tried.
-    prepared.update(new[: sum(result.status == pq.ExecStatus.COMMAND_OK for result in results)])
+    answered = list(zip(expected, results, strict=False))  # a commit that fails is one result more
+    prepared.update(name for name, result in answered if name and result.status == pq.ExecStatus.COMMAND_OK)
     failed = next((result for result in results if result.status not in _FINE), None)
     if failed is not None:
         raise error_from_result(failed, connection.info.encoding)
-    return [result for result in results if result.status == pq.ExecStatus.TUPLES_OK]
+    return [result for name, result in answered if not name]
 
 
 def _send(pgconn: pq.abc.PGconn, statements: Sequence[Statement], prepared: set[bytes]) -> list[bytes]:
-    """Put everything into the driver's buffer; returns the names of the statements that are prepared on the way."""
-    new = []
+    """Put everything into the driver's buffer; returns, for each result to come, the name that it prepares, or b""."""
+    expected: list[bytes] = []
     pgconn.enter_pipeline_mode()
     for text, parameters in statements:
         name = _name(text)
-        if name not in prepared:
+        if name not in prepared and name not in expected:
             pgconn.send_prepare(name, text.encode(), [parameter.oid for parameter in parameters])
-            new.append(name)
+            expected.append(name)
         pgconn.send_query_prepared(name, [parameter.data for parameter in parameters], [pq.Format.BINARY] * len(parameters))
+        expected.append(b"")
     pgconn.pipeline_sync()
-    return new
+    return expected
 
 
 async def _received(pgconn: pq.abc.PGconn) -> list[pq.abc.PGresult]:

@@ -281,3 +281,19 @@ async def test_what_postgres_does_not_take_at_the_end_is_spooled(bench: Bench):
 
 async def _is(value: Iterable[object] | object, expected: object) -> bool:
     return await value == expected  # type: ignore[misc]
+
+
+def test_calls_without_patience_are_spooled_on_the_event_loop_of_workers(database_url: str, tmp_path: Path):
+    """uvloop's timer of a moment that has passed is not one: submissions after it must not ask it anything."""
+    uvloop = pytest.importorskip("uvloop")
+
+    async def run() -> list[Outcome | None]:
+        bench = Bench(prepare(database_url), tmp_path)
+        try:
+            submissions = [bench.submit([row(number)], patience=-1.0) for number in range(3)]
+            await asyncio.wait([submission.done for submission in submissions])
+            return [outcome for submission in submissions for outcome in submission.outcomes]
+        finally:
+            await bench.close()
+
+    assert uvloop.run(run()) == [Fate.SPOOLED] * 3
