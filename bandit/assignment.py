@@ -7,6 +7,9 @@ Model
     exponential race time with rate p_i; the first to finish wins, with probability p_i. Moving weight delta moves at
     most 2 delta / (1 + delta) of the units.
 
+    A unit is held out if a number in [0, 1) that is its own is below the share: a larger share adds units and takes
+    none away.
+
 Assumes
     SHA-256 and keyed BLAKE2b behave as random functions. The salts of the uses differ, so that the uses are independent
     of one another.
@@ -58,6 +61,29 @@ def _race_number(experiment_id: str, unit_id: str, arm_id: str) -> float:
     text = f"rendezvous:{len(experiment_id)}:{len(unit_id)}:{experiment_id}:{unit_id}:{arm_id}"
     number = int.from_bytes(sha256(text.encode()).digest()[:8], "big") >> (64 - _DRAW_BITS)
     return (number + 0.5) * 2.0**-_DRAW_BITS
+
+
+def unit_number(salt: str, experiment_id: str, unit_id: str) -> float:
+    """Return the number in [0, 1) that a unit has for one use; the numbers of two uses tell nothing of one another.
+
+    `salt` names the use, in 1 to 16 bytes. Raises ValueError for another length.
+    """
+    person = salt.encode()
+    if not 1 <= len(person) <= 16:
+        raise ValueError(f"salt is {salt!r}: it must have 1 to 16 bytes")
+    text = f"{len(experiment_id)}:{experiment_id}{len(unit_id)}:{unit_id}"
+    digest = blake2b(text.encode(), digest_size=8, person=person).digest()
+    return (int.from_bytes(digest, "big") >> (64 - _DRAW_BITS)) * 2.0**-_DRAW_BITS
+
+
+def held_out(experiment_id: str, unit_id: str, share: float) -> bool:
+    """Return whether a unit belongs to the share of units, in [0, 1], that are held out.
+
+    Independent of the arm that the unit would have. Raises ValueError for another share.
+    """
+    if not 0.0 <= share <= 1.0:
+        raise ValueError(f"share is {share}: it must be from 0 to 1")
+    return unit_number("holdout", experiment_id, unit_id) < share
 
 
 def keyed_number(key: bytes, *parts: str) -> float:

@@ -1,17 +1,21 @@
 """Decide: from a policy and a request to an arm, a propensity and a signed decision id."""
 
 import random
+import re
 import struct
 from collections import OrderedDict
 from collections.abc import Callable
 from hashlib import blake2b
 from typing import NamedTuple
 
+import numpy as np
+
 from bandit.allocation import NoEligibleArmError, draw
-from bandit.assignment import bucket, keyed_number, rendezvous
-from router.errors import FailedPreconditionError, InvalidArgumentError, ResourceExhaustedError
+from bandit.assignment import bucket, held_out, keyed_number, rendezvous
+from bandit.turns import LARGEST_TURN, turn_arm
+from router.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError, ResourceExhaustedError
 from router.journal import Journal
-from router.policy import Choice, Policy
+from router.policy import Choice, Policy, freeze
 from router.registry import Entry, Registry
 from router.sticky import StickyUnits
 from router.tokens import DecisionToken, TokenCodec
@@ -20,6 +24,12 @@ from router.wire import receipt
 
 #: Memory for the replies of recent requests: a retry gets the very same reply from the same process.
 _REPLIES_BYTES = 64 * 1024 * 1024
+#: Choices of the control alone that are kept, one for each experiment that holds units out.
+_CONTROLS_KEPT = 10_000
+#: A turn has one number only, so that a retry of it is the same turn.
+_TURN = re.compile(r"0|[1-9][0-9]{0,9}", re.ASCII).fullmatch
+#: Decisions that nothing is learned from, and what tells them apart in their keys.
+_NOT_LEARNED = {routing_pb2.REASON_FORCED: 1, routing_pb2.REASON_HOLDOUT: 2}
 
 
 class Decision(NamedTuple):
@@ -67,6 +77,8 @@ class Decider:
         self._rng = rng
         self._replies: OrderedDict[tuple[int, str], _Remembered] = OrderedDict()
         self._replies_bytes = 0
+        #: By incarnation: a policy version and its choice of the control alone.
+        self._controls: OrderedDict[int, tuple[int, Choice]] = OrderedDict()
 
     async def decide(self, request: routing_pb2.RouteRequest) -> Decision:
         """Decide one valid request. Waits only for an experiment or a stored unit that this process has not seen.
@@ -77,20 +89,18 @@ class Decider:
         entry = self._registry.current(request.experiment_id)
         if entry is None or entry.policy is None:
             entry = await self._registry.routable(request.experiment_id)
-        policy = _running(entry)
+        policy = running(entry)
         incarnation = policy.definition.incarnation
         self._registry.touch(incarnation)
         if request.request_id:
             known = self._known(incarnation, request)
             if known is not None:
                 return known
-        try:
-            choice = policy.choice(_eligible(policy, request) if request.eligible_arm_ids else None)
-        except NoEligibleArmError as error:
-            raise FailedPreconditionError(
-                f"eligible_arm_ids: {error} in experiment {request.experiment_id!r}", reason="NO_ELIGIBLE_ARM"
-            ) from error
-        pick = await self._pick(policy, choice, request)
+        if policy.definition.rules.holdout and _is_held_out(policy, request):
+            choice, pick = await self._hold_out(policy, request)
+        else:
+            choice = _choice(policy, request)
+            pick = await self._pick(policy, choice, request)
         if not request.request_id:
             return self._record(policy, choice, pick, request)
         # While this one waited for Postgres, a retry of it may have been answered.
@@ -132,13 +142,15 @@ class Decider:
 
     async def _pick(self, policy: Policy, choice: Choice, request: routing_pb2.RouteRequest) -> _Pick:
         if request.force_arm_id:
-            position = _position(policy, request.force_arm_id, "force_arm_id")
+            position = position_of(policy, request.force_arm_id, "force_arm_id")
             return _Pick(position, 1.0, routing_pb2.REASON_FORCED)
         assignment = policy.definition.rules.assignment
         if assignment == "per_request":
             position = draw(choice.sums, self._uniform(policy, request))
             sampled = routing_pb2.REASON_SAMPLED if choice.exact else routing_pb2.REASON_FALLBACK
             return _Pick(position, float(choice.probabilities[position]), sampled)
+        if assignment == "interleaved":
+            return self._drafted(policy, choice, request)
         if not request.unit_id:
             raise InvalidArgumentError.of_field(
                 "unit_id", f"is required: experiment {request.experiment_id!r} assigns arms by {assignment}"
@@ -148,6 +160,47 @@ class Decider:
         if assignment == "sticky_hash":
             return by_hash
         return await self._stored(policy, choice, request, by_hash)
+
+    def _drafted(self, policy: Policy, choice: Choice, request: routing_pb2.RouteRequest) -> _Pick:
+        """Give a turn the arm of its session's draft, or one of the eligible arms where that one is not eligible.
+
+        The allocation is uniform, so that an eligible arm answers with the same probability on either way.
+        """
+        arm_ids = [arm.arm_id for arm in policy.arms]
+        position = turn_arm(request.experiment_id, request.session_id, _turn(request), arm_ids)
+        reason = routing_pb2.REASON_SAMPLED
+        if not choice.probabilities[position] > 0.0:
+            incarnation = str(policy.definition.incarnation)
+            number = keyed_number(self._codec.secret, incarnation, request.session_id, request.turn_id)
+            position, reason = draw(choice.sums, number), routing_pb2.REASON_FALLBACK
+        return _Pick(position, float(choice.probabilities[position]), reason)
+
+    async def _hold_out(self, policy: Policy, request: routing_pb2.RouteRequest) -> tuple[Choice, _Pick]:
+        """Keep a unit on the control; where the request rules that out, route it as any other and learn nothing from it.
+
+        Its decisions are the holdout's on either way: the units of a comparison must not change sides by what they got.
+        """
+        control = policy.definition.rules.allocation.control
+        eligible = request.eligible_arm_ids
+        if control is not None and (not eligible or control in _eligible(policy, request)):
+            return self._control_alone(policy, control), _Pick(control, 1.0, routing_pb2.REASON_HOLDOUT)
+        choice = _choice(policy, request)
+        pick = await self._pick(policy, choice, request)
+        return choice, pick._replace(reason=routing_pb2.REASON_HOLDOUT)
+
+    def _control_alone(self, policy: Policy, control: int) -> Choice:
+        """Return the vector of units that are held out: the control's place in the allocation may be any, even 0."""
+        incarnation = policy.definition.incarnation
+        version, choice = self._controls.get(incarnation, (-1, None))
+        if choice is None or version != policy.policy_version:
+            only = np.zeros(len(policy.arms))
+            only[control] = 1.0
+            choice = freeze(incarnation, policy.policy_version, policy.arms, only, exact=True)
+            self._controls[incarnation] = (policy.policy_version, choice)
+            self._controls.move_to_end(incarnation)
+            while len(self._controls) > _CONTROLS_KEPT:
+                self._controls.popitem(last=False)
+        return choice
 
     async def _stored(self, policy: Policy, choice: Choice, request: routing_pb2.RouteRequest, by_hash: _Pick) -> _Pick:
         incarnation = policy.definition.incarnation
@@ -184,7 +237,7 @@ class Decider:
                 self._decision_key(policy, request, pick) if request.request_id else self._new_key(now_us),
                 policy.arms[position].number,
                 definition.reward_rule_version,
-                reason != routing_pb2.REASON_FORCED,
+                reason not in _NOT_LEARNED,
                 policy.policy_version,
                 propensity,
                 now_us,
@@ -219,10 +272,10 @@ class Decider:
         """A UUIDv8 that is the same for a request id on every replica that draws the same arm.
 
         A retry that another replica answers with another arm, because its policy is newer, is a decision of its own: an
-        outcome must never be laid to an arm that did not earn it.
+        outcome must never be laid to an arm that did not earn it. Likewise one that is learned from is none that is not.
         """
-        forced = pick.reason == routing_pb2.REASON_FORCED
-        head = struct.pack("!QH?", policy.definition.incarnation, policy.arms[pick.position].number, forced)
+        kind = _NOT_LEARNED.get(pick.reason, 0)
+        head = struct.pack("!QHB", policy.definition.incarnation, policy.arms[pick.position].number, kind)
         text = head + request.request_id.encode()
         key = bytearray(blake2b(text, key=self._codec.secret, digest_size=16, person=b"decision key").digest())
         key[6] = (key[6] & 0x0F) | 0x80
@@ -246,7 +299,8 @@ def _asked_for(request: routing_pb2.RouteRequest) -> tuple[str, ...]:
     return (request.force_arm_id, *request.eligible_arm_ids)
 
 
-def _running(entry: Entry) -> Policy:
+def running(entry: Entry) -> Policy:
+    """Return the policy of an experiment; FailedPreconditionError if it is not running."""
     if entry.policy is None:
         state, experiment_id = entry.definition.state, entry.definition.experiment_id
         raise FailedPreconditionError(
@@ -257,13 +311,8 @@ def _running(entry: Entry) -> Policy:
     return entry.policy
 
 
-def _eligible(policy: Policy, request: routing_pb2.RouteRequest) -> tuple[int, ...]:
-    return tuple(
-        sorted(_position(policy, arm_id, f"eligible_arm_ids[{i}]") for i, arm_id in enumerate(request.eligible_arm_ids))
-    )
-
-
-def _position(policy: Policy, arm_id: str, field: str) -> int:
+def position_of(policy: Policy, arm_id: str, field: str) -> int:
+    """Return the position of an active arm; InvalidArgumentError naming `field` if there is none of this id."""
     position = policy.position.get(arm_id)
     if position is None:
         raise InvalidArgumentError(
@@ -273,3 +322,44 @@ def _position(policy: Policy, arm_id: str, field: str) -> int:
             metadata={"arm_id": arm_id},
         )
     return position
+
+
+def _choice(policy: Policy, request: routing_pb2.RouteRequest) -> Choice:
+    """Return the allocation over the arms that the request permits."""
+    try:
+        return policy.choice(_eligible(policy, request) if request.eligible_arm_ids else None)
+    except NoEligibleArmError as error:
+        raise FailedPreconditionError(
+            f"eligible_arm_ids: {error} in experiment {request.experiment_id!r}", reason="NO_ELIGIBLE_ARM"
+        ) from error
+
+
+def _eligible(policy: Policy, request: routing_pb2.RouteRequest) -> tuple[int, ...]:
+    return tuple(
+        sorted(position_of(policy, arm_id, f"eligible_arm_ids[{i}]") for i, arm_id in enumerate(request.eligible_arm_ids))
+    )
+
+
+def _is_held_out(policy: Policy, request: routing_pb2.RouteRequest) -> bool:
+    """Whether the unit of a request is held out, in an experiment that holds units out."""
+    if request.force_arm_id:
+        return False
+    if not request.unit_id:
+        raise InvalidArgumentError.of_field(
+            "unit_id", f"is required: experiment {request.experiment_id!r} holds out a share of its units"
+        )
+    return held_out(policy.definition.experiment_id, request.unit_id, policy.definition.rules.holdout)
+
+
+def _turn(request: routing_pb2.RouteRequest) -> int:
+    """Return the number of the turn; InvalidArgumentError naming what a draft of turns lacks."""
+    why = f"experiment {request.experiment_id!r} assigns arms turn by turn"
+    violations = []
+    if not request.session_id:
+        violations.append(FieldViolation("session_id", f"is required: {why}"))
+    if not _TURN(request.turn_id) or int(request.turn_id) > LARGEST_TURN:
+        rule = f"must be the number of the turn in its session, from 0 to {LARGEST_TURN}, without leading zeros: {why}"
+        violations.append(FieldViolation("turn_id", rule))
+    if violations:
+        raise InvalidArgumentError("; ".join(f"{v.field}: {v.description}" for v in violations), violations=violations)
+    return int(request.turn_id)

@@ -1,18 +1,23 @@
-"""Decision ids: signed tokens that carry all that a reward needs to know about its decision.
+"""Decision ids and interleaving ids: signed tokens that carry all that feedback needs to know about its origin.
 
-Layout, big endian, then unpadded base64url::
+Layout of a decision id, big endian, then unpadded base64url::
 
     format 1 | key id 4 | incarnation 8 | decision key 16 | arm 2 | reward rule version 2 | flags 1 | policy version 8
     | propensity 8 | decided at, microseconds 8 | unit 8 | session 8 | turn 8 | segment length 1 | segment | MAC 16
 
-The MAC is keyed BLAKE2b over all that precedes it. Unit, session and turn are keyed hashes, 0 where absent, so that a
-token tells nothing about a user. Only the canonical form is accepted, so that one decision has one id.
+An interleaving id::
+
+    format 2 | key id 4 | incarnation 8 | interleaving key 16 | MAC 16
+
+The MAC is keyed BLAKE2b over all that precedes it, personalised by the kind of id: neither passes for the other. Unit,
+session and turn are keyed hashes, 0 where absent, so that a token tells nothing about a user. Only the canonical form is
+accepted, so that one decision has one id.
 """
 
 import binascii
 import struct
 from binascii import a2b_base64, b2a_base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from hmac import compare_digest
@@ -23,6 +28,8 @@ from router.errors import InvalidArgumentError
 FORMAT = 1
 _HEAD = struct.Struct("!BIQ16sHHBQdQ8s8s8sB")
 _MAC_BYTES = 16
+_INTERLEAVING_FORMAT = 2
+_INTERLEAVING = struct.Struct("!BIQ16s")
 _NOT_LEARNED = 1
 _ABSENT = bytes(8)
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
@@ -40,7 +47,7 @@ class DecisionToken(NamedTuple):
     arm: int
     #: The reward rule in force when the decision was made.
     reward_rule_version: int
-    #: False for forced decisions.
+    #: False for decisions that were forced or made for a unit that is held out.
     learned: bool
     policy_version: int
     propensity: float
@@ -51,6 +58,15 @@ class DecisionToken(NamedTuple):
     session_hash: bytes
     turn_hash: bytes
     segment: str
+
+
+class InterleavingToken(NamedTuple):
+    """What an interleaving id says."""
+
+    #: The experiment.
+    incarnation: int
+    #: 16 bytes: the key of the list's row.
+    interleaving_key: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +80,21 @@ class TokenKey:
 class _Keyed:
     """The keyed hashes of one key. Copying a keyed state costs less than half of keying a new one."""
 
-    __slots__ = ("_identifier", "_mac", "secret")
+    __slots__ = ("_identifier", "_interleaving", "_mac", "secret")
 
     def __init__(self, secret: bytes) -> None:
         self.secret = secret
         self._mac = blake2b(key=secret, digest_size=_MAC_BYTES, person=b"decision id")
         self._identifier = blake2b(key=secret, digest_size=8, person=b"identifier")
+        self._interleaving = blake2b(key=secret, digest_size=_MAC_BYTES, person=b"interleaving id")
 
     def mac(self, body: bytes) -> bytes:
         state = self._mac.copy()
+        state.update(body)
+        return state.digest()
+
+    def interleaving_mac(self, body: bytes) -> bytes:
+        state = self._interleaving.copy()
         state.update(body)
         return state.digest()
 
@@ -122,24 +144,46 @@ class TokenCodec:
             + segment
         )
         raw = body + self._signing.mac(body)
-        return b2a_base64(raw, newline=False).translate(_URL_SAFE).rstrip(b"="), raw
+        return _encode(raw), raw
 
     def open(self, decision_id: str) -> DecisionToken:
         """Verify a decision id and return what it says.
 
         Raises InvalidArgumentError with reason DECISION_ID_MALFORMED, DECISION_ID_FOREIGN or DECISION_ID_TAMPERED.
         """
-        raw = _decode(decision_id)
+        raw = _decode(decision_id, "decision_id")
         try:
             token = parse_token(raw)
         except ValueError as error:
             raise _refused("MALFORMED", str(error)) from None
+        self._verify(raw, "decision_id", _Keyed.mac)
+        return token
+
+    def mint_interleaving(self, token: InterleavingToken) -> str:
+        """Return the interleaving id."""
+        body = _INTERLEAVING.pack(_INTERLEAVING_FORMAT, self._key_id, token.incarnation, token.interleaving_key)
+        return _encode(body + self._signing.interleaving_mac(body)).decode()
+
+    def open_interleaving(self, interleaving_id: str) -> InterleavingToken:
+        """Verify an interleaving id and return what it says; raises as `open`."""
+        field = "interleaving_id"
+        raw = _decode(interleaving_id, field)
+        if len(raw) != _INTERLEAVING.size + _MAC_BYTES or raw[0] != _INTERLEAVING_FORMAT:
+            raise _refused(
+                "MALFORMED",
+                "is not an interleaving id of this router: send back what Interleave returned, unchanged",
+                field,
+            )
+        self._verify(raw, field, _Keyed.interleaving_mac)
+        _, _, incarnation, key = _INTERLEAVING.unpack_from(raw)
+        return InterleavingToken(incarnation, key)
+
+    def _verify(self, raw: bytes, field: str, mac: Callable[[_Keyed, bytes], bytes]) -> None:
         keyed = self._keyed.get(int.from_bytes(raw[1:5], "big"))
         if keyed is None:
-            raise _refused("FOREIGN", "was signed by another deployment, or by a key that this one no longer keeps")
-        if not compare_digest(raw[-_MAC_BYTES:], keyed.mac(raw[:-_MAC_BYTES])):
-            raise _refused("TAMPERED", "was altered: its signature does not hold")
-        return token
+            raise _refused("FOREIGN", "was signed by another deployment, or by a key that this one no longer keeps", field)
+        if not compare_digest(raw[-_MAC_BYTES:], mac(keyed, raw[:-_MAC_BYTES])):
+            raise _refused("TAMPERED", "was altered: its signature does not hold", field)
 
 
 def parse_token(raw: bytes) -> DecisionToken:
@@ -183,17 +227,21 @@ def parse_token(raw: bytes) -> DecisionToken:
     )
 
 
-def _decode(decision_id: str) -> bytes:
+def _encode(raw: bytes) -> bytes:
+    return b2a_base64(raw, newline=False).translate(_URL_SAFE).rstrip(b"=")
+
+
+def _decode(text: str, field: str) -> bytes:
     try:
-        encoded = decision_id.encode("ascii")
+        encoded = text.encode("ascii")
         raw = a2b_base64(encoded.translate(_STANDARD) + b"=" * (-len(encoded) % 4))
     except (UnicodeEncodeError, binascii.Error):
-        raise _refused("MALFORMED", "is not unpadded base64url") from None
+        raise _refused("MALFORMED", "is not unpadded base64url", field) from None
     # Decoding forgives padding, foreign characters and stray bits; re-encoding does not.
-    if b2a_base64(raw, newline=False).translate(_URL_SAFE).rstrip(b"=") != encoded:
-        raise _refused("MALFORMED", "is not in the canonical form that Route returned")
+    if _encode(raw) != encoded:
+        raise _refused("MALFORMED", "is not in the canonical form that the router returned", field)
     return raw
 
 
-def _refused(kind: str, description: str) -> InvalidArgumentError:
-    return InvalidArgumentError.of_field("decision_id", description, reason=f"DECISION_ID_{kind}")
+def _refused(kind: str, description: str, field: str = "decision_id") -> InvalidArgumentError:
+    return InvalidArgumentError.of_field(field, description, reason=f"DECISION_ID_{kind}")

@@ -27,6 +27,7 @@ from router.storage.replay import ReplayReport, replay
 from router.v1 import (
     experiments_pb2,
     experiments_pb2_grpc,
+    interleave_pb2_grpc,
     posteriors_pb2,
     posteriors_pb2_grpc,
     routing_pb2,
@@ -118,11 +119,13 @@ class Router:
     routing: routing_pb2_grpc.RouterServiceStub = field(init=False)
     experiments: experiments_pb2_grpc.ExperimentServiceStub = field(init=False)
     posteriors: posteriors_pb2_grpc.PosteriorServiceStub = field(init=False)
+    interleaving: interleave_pb2_grpc.InterleaveServiceStub = field(init=False)
 
     def __post_init__(self) -> None:
         self.routing = routing_pb2_grpc.RouterServiceStub(self.channel)
         self.experiments = experiments_pb2_grpc.ExperimentServiceStub(self.channel)
         self.posteriors = posteriors_pb2_grpc.PosteriorServiceStub(self.channel)
+        self.interleaving = interleave_pb2_grpc.InterleaveServiceStub(self.channel)
 
     @classmethod
     async def start(cls, url: str, spool: Path, clocks: Clocks | None = None, *, keeper: bool = True) -> Router:
@@ -172,9 +175,9 @@ class Router:
         reply = await self.posterior(experiment_id)
         return {arm.arm_id: arm for arm in reply.arms if arm.state == types_pb2.ARM_STATE_ACTIVE}
 
-    async def create(self, definition: experiments_pb2.Experiment) -> experiments_pb2.Experiment:
+    async def create(self, definition: experiments_pb2.Experiment, **fields: Any) -> experiments_pb2.Experiment:
         """Create an experiment."""
-        request = experiments_pb2.CreateExperimentRequest(experiment=definition)
+        request = experiments_pb2.CreateExperimentRequest(experiment=definition, **fields)
         return (await self.experiments.CreateExperiment(request)).experiment
 
     async def get(self, experiment_id: str = "support") -> experiments_pb2.Experiment:
@@ -182,15 +185,29 @@ class Router:
         request = experiments_pb2.GetExperimentRequest(experiment_id=experiment_id)
         return (await self.experiments.GetExperiment(request)).experiment
 
-    async def update(self, definition: experiments_pb2.Experiment) -> experiments_pb2.Experiment:
+    async def update(self, definition: experiments_pb2.Experiment, **fields: Any) -> experiments_pb2.Experiment:
         """Replace a definition."""
-        request = experiments_pb2.UpdateExperimentRequest(experiment=definition)
+        request = experiments_pb2.UpdateExperimentRequest(experiment=definition, **fields)
         return (await self.experiments.UpdateExperiment(request)).experiment
 
-    async def move(self, verb: str, experiment_id: str = "support", etag: str = "") -> experiments_pb2.Experiment:
+    async def move(
+        self, verb: str, experiment_id: str = "support", etag: str = "", **fields: Any
+    ) -> experiments_pb2.Experiment:
         """Call StartExperiment and its like."""
-        request = getattr(experiments_pb2, f"{verb}ExperimentRequest")(experiment_id=experiment_id, etag=etag)
+        request = getattr(experiments_pb2, f"{verb}ExperimentRequest")(experiment_id=experiment_id, etag=etag, **fields)
         return (await getattr(self.experiments, f"{verb}Experiment")(request)).experiment
+
+    async def ramp(self, verb: str, experiment_id: str = "support", **fields: Any) -> experiments_pb2.Experiment:
+        """Call ApproveRamp and its like."""
+        request = getattr(experiments_pb2, f"{verb}RampRequest")(experiment_id=experiment_id, **fields)
+        return (await getattr(self.experiments, f"{verb}Ramp")(request)).experiment
+
+    async def transitions(self, experiment_id: str = "support", kind: str = "") -> list[experiments_pb2.Transition]:
+        """Read the newest hundred transitions, oldest first, of one kind if one is given: "RAMP"."""
+        request = experiments_pb2.ListTransitionsRequest(experiment_id=experiment_id)
+        found = (await self.experiments.ListTransitions(request)).transitions
+        wanted = experiments_pb2.Transition.Kind.Value(f"KIND_{kind or 'UNSPECIFIED'}")
+        return [transition for transition in reversed(found) if not kind or transition.kind == wanted]
 
     async def run(self, definition: experiments_pb2.Experiment | None = None) -> experiments_pb2.Experiment:
         """Create an experiment and start it."""
@@ -250,10 +267,12 @@ def experiment(
     assignment: str = "PER_REQUEST",
     unit: str = "USER",
     ttl_s: int | None = None,
+    holdout: float = 0.0,
     window_s: int | None = None,
     signals: Mapping[int, float | None] | None = None,
     description: str = "",
     etag: str = "",
+    ramp: experiments_pb2.RampRule | None = None,
 ) -> experiments_pb2.Experiment:
     """A definition; arms may be given by id."""
     pb = experiments_pb2
@@ -270,9 +289,10 @@ def experiment(
         description=description,
         arms=[arm(a) if isinstance(a, str) else a for a in arms],
         allocation=allocation,
-        assignment=pb.AssignmentRule(kind=f"KIND_{assignment}", unit=f"UNIT_{unit}", ttl=ttl),
+        assignment=pb.AssignmentRule(kind=f"KIND_{assignment}", unit=f"UNIT_{unit}", ttl=ttl, holdout=holdout),
         reward_rule=rule,
         etag=etag,
+        ramp=ramp,
     )
 
 
