@@ -19,13 +19,13 @@ Source
 Shapes
     K     number of arms
     p     (K,) probabilities, sum 1
-    f     (K,) floors, f_i = min(floor, cap_i)
-    cap   (K,) greatest propensities, 1 where there is none
+    f     (K,) floors, f_i = min(floor_i, cap_i)
+    cap   (K,) greatest propensities, 1 where there is none, 0 for an arm that may not be drawn
 """
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import numpy as np
@@ -38,6 +38,8 @@ Vector = NDArray[np.float64]
 #: Floors, and the weights of `fixed`, must leave at least this much of the probability to the strategy itself.
 LARGEST_FLOOR_SUM = 0.5
 DEFAULT_FLOOR = 0.01
+#: A floor that `limited` raises brings their sum up to this at most.
+_LIMITED_FLOOR_SUM = 0.49
 
 
 class AllocationKind(Enum):
@@ -60,12 +62,33 @@ class AllocationRule:
     kind: AllocationKind
     #: The least propensity of an arm.
     floor: float
-    #: The greatest propensity of each arm, in (0, 1].
+    #: The greatest propensity of each arm, in [0, 1].
     caps: tuple[float, ...]
     #: Index of the control, which takes what the caps leave over.
     control: int | None = None
     #: For `fixed`: the weight of each arm.
     weights: tuple[float, ...] = ()
+    #: The least propensity of each arm, where they differ; empty where it is `floor` for all.
+    floors: tuple[float, ...] = ()
+
+    def least(self) -> Vector:
+        """Return the least propensity of each arm, (K,): no more than its cap."""
+        return np.minimum(self.floors or self.floor, self.caps)
+
+
+def limited(rule: AllocationRule, arm: int, floor: float, cap: float) -> AllocationRule:
+    """Return the rule with the propensity of one arm kept between `floor` and `cap`, as far as the rule permits.
+
+    A cap only lowers the arm's own. A floor takes the place of the arm's own, as far as the other arms' floors leave room
+    for it; `fixed` and `uniform` state their propensities, and so get none.
+    """
+    caps = tuple(min(own, cap) if i == arm else own for i, own in enumerate(rule.caps))
+    if rule.kind is not AllocationKind.THOMPSON:
+        return replace(rule, caps=caps)
+    floors = [rule.floor] * len(caps)
+    room = _LIMITED_FLOOR_SUM - (len(caps) - 1) * rule.floor
+    floors[arm] = min(floor, max(room, rule.floor))
+    return replace(rule, caps=caps, floors=tuple(floors))
 
 
 def apply_floor(p: ArrayLike, floor: ArrayLike) -> Vector:
@@ -86,13 +109,15 @@ def apply_floor(p: ArrayLike, floor: ArrayLike) -> Vector:
 def apply_caps(p: ArrayLike, caps: Sequence[float], control: int | None) -> Vector:
     """Move what exceeds the caps to the control, or in proportion to the arms that have room.
 
-    Caps that cannot hold (they add up to less than 1, as when every eligible arm is capped) are scaled up together.
+    Caps that cannot hold (they add up to less than 1, as when every eligible arm is capped) are scaled up together: an arm
+    with a cap of 0 gets exactly 0 all the same.
+
+    Raises NoEligibleArmError if every cap is 0.
     """
     vector = np.array(p, dtype=np.float64)
     cap = np.asarray(caps, dtype=np.float64)
     if float(cap.sum()) < 1.0:
-        scaled: Vector = cap / cap.sum()
-        return scaled
+        return normalised(cap)
     # Each pass fills at least one arm to its cap, so K passes suffice.
     for _ in range(vector.size):
         excess = float(np.maximum(vector - cap, 0.0).sum())
@@ -115,13 +140,18 @@ def allocate(rule: AllocationRule, alpha: Vector, beta: Vector, eligible: Sequen
     """Return the allocation over all K arms: strategy, then floor, then caps; 0 outside `eligible`.
 
     `alpha` and `beta` are the posteriors, (K,); only `thompson` looks at them. Under `thompson` a subset of the arms
-    gets its own P(best), not a renormalised one.
+    gets its own P(best), not a renormalised one, and arms with a cap of 0 do not compete. The weight of such an arm goes
+    where caps send what exceeds them.
 
     Raises NoEligibleArmError if every eligible arm would have probability 0.
     """
     arms = np.arange(len(rule.caps)) if eligible is None else np.asarray(sorted(eligible), dtype=np.intp)
     if arms.size == 0:
         raise NoEligibleArmError("no arm is eligible")
+    if rule.kind is not AllocationKind.FIXED:
+        arms = arms[np.asarray(rule.caps)[arms] > 0.0]
+        if arms.size == 0:
+            raise NoEligibleArmError("every eligible arm has probability 0")
     return finish(rule, strategy(rule, alpha, beta, arms), arms)
 
 
@@ -143,7 +173,7 @@ def finish(rule: AllocationRule, p: Vector, arms: NDArray[np.intp]) -> Vector:
     if rule.control is not None:
         found = np.flatnonzero(arms == rule.control)
         control = int(found[0]) if found.size else None
-    bounded = apply_caps(apply_floor(p, np.minimum(rule.floor, caps)), caps, control)
+    bounded = apply_caps(apply_floor(p, rule.least()[arms]), caps, control)
     allocation = np.zeros(len(rule.caps))
     allocation[arms] = bounded / bounded.sum()
     return allocation

@@ -1,7 +1,7 @@
 """The keeper: one process of a host that does in the background what must not take time from answering calls.
 
 It drains the spool into Postgres, saves what routing needs for a start while Postgres is away, and makes partitions ahead.
-One keeper of a deployment leads: it also drops the days that are not kept any more.
+One keeper of a deployment leads: it also moves ramps, and drops the days that are not kept any more.
 """
 
 import asyncio
@@ -11,7 +11,9 @@ from datetime import date
 from pathlib import Path
 
 from router.clocks import Clocks
+from router.controllers import ramp
 from router.controllers.leader import Duty, Leader
+from router.controllers.ramp import RampController
 from router.deployment import Deployment, find_deployment, is_still
 from router.drain import Drainer
 from router.settings import WorkerSettings
@@ -70,7 +72,7 @@ class Keeper:
                 clock=clocks.monotonic,
             )
             starting.push_async_callback(self.drainer.stop)
-            work = asyncio.create_task(self._work(database, deployment, self.drainer), name="keeper")
+            work = asyncio.create_task(self._work(database, deployment, self.drainer, announcer), name="keeper")
             starting.push_async_callback(_cancelled, work)
             self._closers = starting.pop_all()
 
@@ -78,7 +80,7 @@ class Keeper:
         """Store what is left in the spool, within ten seconds, and let go."""
         await self._closers.aclose()
 
-    async def _work(self, database: Database, deployment: Deployment, drainer: Drainer) -> None:
+    async def _work(self, database: Database, deployment: Deployment, drainer: Drainer, announcer: Announcer) -> None:
         if deployment.saved is not None and not await is_still(database, deployment):
             self.obsolete.set()
             return
@@ -88,12 +90,12 @@ class Keeper:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(saver.run(), name="saver")
             tasks.create_task(self._make_partitions(database), name="partitions")
-            if duties := self._duties():
-                tasks.create_task(Leader(database, duties).run(), name="leader")
+            tasks.create_task(Leader(database, self._duties(announcer)).run(), name="leader")
 
-    def _duties(self) -> list[Duty]:
+    def _duties(self, announcer: Announcer) -> list[Duty]:
         """What this keeper does while it leads."""
-        duties = []
+        ramps = RampController(self._clocks.now_us, announcer.announce, every_s=ramp.EVERY_S)
+        duties = [Duty("ramps", ramp.EVERY_S, ramps.look)]
         if self._settings.retention_days:
             duties.append(Duty("retention", _RETENTION_S, self._drop_expired))
         return duties

@@ -2,12 +2,17 @@
 
 import json
 import math
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.struct_pb2 import Struct, Value
 
+from bandit.canary import Assessment
+from bandit.guardrails import Estimate, Outcome, Verdict
+from bandit.ramp_state import OPEN
 from router.errors import FieldViolation, InvalidArgumentError
 from router.experiment import Arm, Definition, NewArm, NewDefinition
 from router.experiment_rules import cross_field_problems
@@ -73,8 +78,16 @@ def new_definition(experiment: experiments_pb2.Experiment) -> NewDefinition:
         allocation=_stored(experiment.allocation),
         assignment=_stored(experiment.assignment),
         reward_rule=_stored(experiment.reward_rule),
-        ramp=_stored(experiment.ramp),
+        ramp=_stored(_named(experiment)),
     )
+
+
+def _named(experiment: experiments_pb2.Experiment) -> experiments_pb2.RampRule:
+    """Return the ramp; one that is all defaults names its challenger, since as stored it must differ from no ramp."""
+    if not experiment.HasField("ramp") or experiment.ramp.ByteSize():
+        return experiment.ramp
+    (challenger,) = (arm.arm_id for arm in experiment.arms if arm.role != types_pb2.ROLE_CONTROL)
+    return experiments_pb2.RampRule(challenger_arm_id=challenger)
 
 
 def _without_retired_arms(experiment: experiments_pb2.Experiment) -> experiments_pb2.Experiment:
@@ -105,6 +118,8 @@ def experiment_message(definition: Definition, policy_version: int) -> experimen
         ParseDict(dict(definition.reward_rule), message.reward_rule)
     if definition.ramp:
         ParseDict(dict(definition.ramp), message.ramp)
+    if definition.ramp_state is not None:
+        message.ramp_status.CopyFrom(_ramp_status(definition))
     message.create_time.FromDatetime(definition.created_at)
     message.update_time.FromDatetime(definition.updated_at)
     return message
@@ -131,11 +146,105 @@ def _arm_message(arm: Arm) -> types_pb2.Arm:
     return message
 
 
+def _ramp_status(definition: Definition) -> experiments_pb2.RampStatus:
+    state = definition.ramp_state
+    assert state is not None  # noqa: S101 - asked before
+    status = experiments_pb2.RampStatus(
+        phase=f"PHASE_{state.phase.name}",
+        stage=state.stage,
+        approved=state.approved,
+        version=state.version,
+    )
+    status.stage_since.FromMicroseconds(state.stage_since_us)
+    arm_ids = [arm.arm_id for arm in definition.active_arms]
+    if definition.rules.ramp_challenger in arm_ids:
+        position = arm_ids.index(definition.rules.ramp_challenger)
+        allocation = definition.rules.allocation
+        status.floor, status.cap = float(allocation.least()[position]), allocation.caps[position]
+    if definition.ramp_assessment is not None:
+        status.assessment.CopyFrom(assessment_message(definition.ramp_assessment))
+        if state.phase not in OPEN:
+            status.assessment.ClearField("next_check_time")
+            status.assessment.ClearField("warning")
+    return status
+
+
+def transition_message(
+    experiment_id: str,
+    transition_id: int,
+    at: datetime,
+    kind: str,
+    from_value: str,
+    to_value: str,
+    actor: str,
+    reason: str,
+    assessment: Mapping[str, Any] | None,
+) -> experiments_pb2.Transition:
+    """Return a change of an experiment as the API shows it."""
+    message = experiments_pb2.Transition(
+        transition_id=transition_id,
+        experiment_id=experiment_id,
+        kind=f"KIND_{kind.upper()}",
+        to=to_value,
+        actor=actor,
+        reason=reason,
+        assessment=None if assessment is None else assessment_message(assessment),
+    )
+    setattr(message, "from", from_value)  # a word of the language
+    message.transition_time.FromDatetime(at)
+    return message
+
+
+def assessment_message(document: Mapping[str, Any]) -> experiments_pb2.RampAssessment:
+    """Return an assessment that was stored."""
+    return ParseDict(dict(document), experiments_pb2.RampAssessment(), ignore_unknown_fields=True)
+
+
+def assessment_document(assessment: Assessment, decisions: int, now_us: int, next_check_us: int | None) -> Mapping[str, Any]:
+    """Return a look at a ramp as it is stored: RampAssessment in protobuf JSON.
+
+    `decisions` are the challenger's that it rests on.
+    """
+    message = experiments_pb2.RampAssessment(
+        outcome=None if assessment.outcome is None else _outcome(assessment.outcome),
+        verdicts=[_verdict(verdict) for verdict in assessment.verdicts],
+        missing=assessment.missing,
+        decisions=decisions,
+        coverage=assessment.coverage,
+        warning=assessment.warning,
+    )
+    message.assess_time.FromMicroseconds(now_us)
+    if next_check_us is not None:
+        message.next_check_time.FromMicroseconds(next_check_us)
+    return _stored(message)
+
+
+def _verdict(verdict: Verdict) -> experiments_pb2.GuardrailVerdict:
+    return experiments_pb2.GuardrailVerdict(
+        metric=f"METRIC_{verdict.metric.name}",
+        outcome=_outcome(verdict.outcome),
+        challenger=_estimate(verdict.challenger),
+        control=None if verdict.control is None else _estimate(verdict.control),
+        limit=verdict.limit,
+        minimum=verdict.minimum,
+        reason=verdict.reason,
+    )
+
+
+def _estimate(estimate: Estimate) -> experiments_pb2.MetricEstimate:
+    return experiments_pb2.MetricEstimate(n=estimate.n, mean=estimate.mean, lower=estimate.lower, upper=estimate.upper)
+
+
+def _outcome(outcome: Outcome) -> str:
+    return f"OUTCOME_{outcome.name}"
+
+
 def _stored(
     message: experiments_pb2.AllocationRule
     | experiments_pb2.AssignmentRule
     | experiments_pb2.RewardRule
-    | experiments_pb2.RampRule,
+    | experiments_pb2.RampRule
+    | experiments_pb2.RampAssessment,
 ) -> dict[str, Any]:
     # Through JSON, so that what is compared with the stored document has its types.
     stored: dict[str, Any] = json.loads(json.dumps(MessageToDict(message)))

@@ -10,8 +10,8 @@ Source
 """
 
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 
 import numpy as np
@@ -24,10 +24,12 @@ from bandit.allocation import (
     allocate,
     cumulative,
     finish,
+    limited,
     restrict,
 )
+from bandit.ramp_state import OPEN, Phase, RampState, challenger_limits
 from bandit.reward import Evidence
-from router.experiment import Arm, Definition
+from router.experiment import Arm, Definition, Rules
 from router.v1 import routing_pb2, types_pb2
 
 #: Subsets of up to this many arms get their own P(best) at once, which takes under 1 ms; larger ones are renormalised.
@@ -121,6 +123,27 @@ def freeze(incarnation: int, policy_version: int, arms: tuple[Arm, ...], p: Vect
     in_reply = routing_pb2.RouteResponse(allocation=entries).SerializeToString()
     in_batch = routing_pb2.BatchRouteResponse(allocations=[routing_pb2.Allocation(entries=entries)]).SerializeToString()
     return Choice(name.digest(), p, cumulative(p), exact, in_reply, in_batch)
+
+
+def rules_in_force(rules: Rules, active_arms: Sequence[Arm], state: RampState | None) -> Rules:
+    """Return the rules as a ramp in this state limits them; one that has not begun limits as its first stage does.
+
+    While the ramp is open units are hashed, also where their arms are stored: what a unit drew while the challenger had
+    1 % would else be kept for ever. Hash and first draw agree, so what is stored after the ramp is what units had in it.
+    """
+    challenger = next((i for i, arm in enumerate(active_arms) if arm.arm_id == rules.ramp_challenger), None)
+    if rules.ramp is None or challenger is None:
+        return rules
+    if state is None or state.stage >= len(rules.ramp.stages):
+        state = RampState(Phase.RAMPING, 0, 0, version=0)
+    if state.phase is Phase.PROMOTED:
+        return rules
+    by_hash = state.phase in OPEN and rules.assignment == "sticky_stored"
+    return replace(
+        rules,
+        allocation=limited(rules.allocation, challenger, *challenger_limits(rules.ramp, state)),
+        assignment="sticky_hash" if by_hash else rules.assignment,
+    )
 
 
 def compile_policy(

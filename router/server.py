@@ -24,6 +24,7 @@ from router.interceptors import InterceptingServer
 from router.journal import Journal
 from router.registry import Registry
 from router.services.experiments import ExperimentService
+from router.services.interleave import InterleaveService
 from router.services.posteriors import PosteriorService
 from router.services.routing import RouterService
 from router.settings import WorkerSettings
@@ -36,6 +37,8 @@ from router.storage.writer import EventWriter
 from router.v1 import (
     experiments_pb2,
     experiments_pb2_grpc,
+    interleave_pb2,
+    interleave_pb2_grpc,
     posteriors_pb2,
     posteriors_pb2_grpc,
     routing_pb2,
@@ -63,6 +66,7 @@ _SERVICES = tuple(
         (routing_pb2, "RouterService"),
         (experiments_pb2, "ExperimentService"),
         (posteriors_pb2, "PosteriorService"),
+        (interleave_pb2, "InterleaveService"),
     )
 )
 
@@ -125,10 +129,12 @@ class Server:
                 cast(routing_pb2_grpc.RouterServiceServicer, routing), registrar
             )
             experiments_pb2_grpc.add_ExperimentServiceServicer_to_server(
-                ExperimentService(database, registry, announcer.announce),  # type: ignore[abstract]
-                registrar,
+                ExperimentService(database, registry, announcer.announce, clocks.now_us), registrar
             )
-            posteriors_pb2_grpc.add_PosteriorServiceServicer_to_server(PosteriorService(database), registrar)  # type: ignore[abstract]
+            posteriors_pb2_grpc.add_PosteriorServiceServicer_to_server(PosteriorService(database, clocks.now_us), registrar)
+            interleave_pb2_grpc.add_InterleaveServiceServicer_to_server(
+                InterleaveService(database, registry, codec, clocks.now_us, clocks.rng), registrar
+            )
             health = HealthServicer()
             health_pb2_grpc.add_HealthServicer_to_server(health, gated)
             names = (*_SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)

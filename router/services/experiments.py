@@ -1,19 +1,24 @@
-"""ExperimentService: definitions and states."""
+"""ExperimentService: definitions, states and ramps, each change with who asked for it and why."""
 
 import binascii
 import contextlib
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
+from bandit import ramp_state
+from bandit.ramp import Ramp
+from bandit.ramp_state import AUTOMATIC, Phase, RampState, Transition
 from router.errors import AbortedError, AlreadyExistsError, FailedPreconditionError, InvalidArgumentError, NotFoundError
 from router.experiment import Definition
-from router.messages import experiment_message, new_definition
+from router.messages import experiment_message, new_definition, transition_message
 from router.registry import Registry
 from router.services import Context
-from router.storage import experiments
+from router.storage import experiments, ramps, transitions
 from router.storage.database import Connection, Database
 from router.storage.errors import AlreadyExistsError as KeyTakenError
-from router.storage.errors import StorageError
+from router.storage.errors import ConcurrentChangeError, StorageError
+from router.storage.transitions import Change, Kind
 from router.v1 import experiments_pb2 as pb
 from router.v1 import experiments_pb2_grpc
 
@@ -25,23 +30,65 @@ _TRANSITIONS = {
     "resume": (("paused",), "running"),
     "conclude": (("draft", "running", "paused"), "concluded"),
 }
+#: What each verb makes of a ramp in some state; ValueError says why it does not.
+_RAMP_VERBS: dict[str, Callable[[Ramp, RampState, Change], Transition]] = {
+    "approved": lambda ramp, state, by: ramp_state.approve(ramp, state, by.actor, by.at_us, by.reason),
+    "advanced": lambda ramp, state, by: ramp_state.advance(ramp, state, by.actor, by.at_us, by.reason),
+    "promoted": lambda ramp, state, by: ramp_state.promote(state, by.actor, by.at_us, by.reason),
+    "rolled back": lambda ramp, state, by: ramp_state.roll_back(state, by.actor, by.at_us, by.reason),
+    "aborted": lambda ramp, state, by: ramp_state.abort(state, by.actor, by.at_us, by.reason),
+}
+
+
+class _Asked(Protocol):
+    """A request that changes something."""
+
+    @property
+    def actor(self) -> str:
+        """Who asks."""
+
+    @property
+    def reason(self) -> str:
+        """Why."""
+
+
+class _Verb(_Asked, Protocol):
+    """A request that names an experiment, and does one thing to it."""
+
+    @property
+    def experiment_id(self) -> str:
+        """Which."""
+
+    @property
+    def etag(self) -> str:
+        """If not empty, must be the current one."""
 
 
 class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
     """Implements `router.v1.ExperimentService`."""
 
-    def __init__(self, database: Database, registry: Registry, announce: Callable[[Iterable[int]], None]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        registry: Registry,
+        announce: Callable[[Iterable[int]], None],
+        clock_us: Callable[[], int],
+    ) -> None:
+        """`clock_us` gives microseconds since the epoch."""
         self._database = database
         self._registry = registry
         self._announce = announce
+        self._clock_us = clock_us
 
     async def CreateExperiment(self, request: pb.CreateExperimentRequest, context: Context) -> pb.CreateExperimentResponse:
         """See the proto."""
+        change = self._change(request)
         new = new_definition(request.experiment)
         try:
             async with self._database.begin() as connection:
                 incarnation = await experiments.create(connection, new)
                 stored = await self._read(connection, new.experiment_id)
+                await self._record(connection, stored[0], Kind.DEFINITION, "", stored[0].etag, change)
         except KeyTakenError:
             raise AlreadyExistsError(
                 f"experiment {new.experiment_id!r} exists: update it instead",
@@ -59,16 +106,18 @@ class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
     async def ListExperiments(self, request: pb.ListExperimentsRequest, context: Context) -> pb.ListExperimentsResponse:
         """See the proto."""
         limit = request.page_size or _DEFAULT_PAGE
+        after = _place(request.page_token, "after:", "ListExperiments")
         async with self._database.begin() as connection:
-            page = await experiments.read_page(connection, _after(request.page_token), limit + 1)
+            page = await experiments.read_page(connection, after, limit + 1)
         more = len(page) > limit
         return pb.ListExperimentsResponse(
             experiments=[experiment_message(*stored) for stored in page[:limit]],
-            next_page_token=_page_token(page[limit - 1][0].experiment_id) if more else "",
+            next_page_token=_page_token(f"after:{page[limit - 1][0].experiment_id}") if more else "",
         )
 
     async def UpdateExperiment(self, request: pb.UpdateExperimentRequest, context: Context) -> pb.UpdateExperimentResponse:
         """See the proto."""
+        change = self._change(request)
         new = new_definition(request.experiment)
         async with self._database.begin() as connection:
             current, policy_version = await self._read(connection, new.experiment_id, for_update=True)
@@ -76,40 +125,109 @@ class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
             if current.state == "concluded":
                 raise _wrong_state(current, "updated")
             changed = await experiments.update(connection, current, new)
-            stored = await self._read(connection, new.experiment_id) if changed else (current, policy_version)
+            stored = (current, policy_version)
+            if changed:
+                stored = await self._follow(connection, current, change)
+                await self._record(connection, current, Kind.DEFINITION, current.etag, stored[0].etag, change)
         if changed:
             await self._changed(current.incarnation)
         return pb.UpdateExperimentResponse(experiment=experiment_message(*stored))
 
     async def StartExperiment(self, request: pb.StartExperimentRequest, context: Context) -> pb.StartExperimentResponse:
         """See the proto."""
-        return pb.StartExperimentResponse(experiment=await self._move(request.experiment_id, request.etag, "start"))
+        return pb.StartExperimentResponse(experiment=await self._move(request, "start"))
 
     async def PauseExperiment(self, request: pb.PauseExperimentRequest, context: Context) -> pb.PauseExperimentResponse:
         """See the proto."""
-        return pb.PauseExperimentResponse(experiment=await self._move(request.experiment_id, request.etag, "pause"))
+        return pb.PauseExperimentResponse(experiment=await self._move(request, "pause"))
 
     async def ResumeExperiment(self, request: pb.ResumeExperimentRequest, context: Context) -> pb.ResumeExperimentResponse:
         """See the proto."""
-        return pb.ResumeExperimentResponse(experiment=await self._move(request.experiment_id, request.etag, "resume"))
+        return pb.ResumeExperimentResponse(experiment=await self._move(request, "resume"))
 
     async def ConcludeExperiment(
         self, request: pb.ConcludeExperimentRequest, context: Context
     ) -> pb.ConcludeExperimentResponse:
         """See the proto."""
-        return pb.ConcludeExperimentResponse(experiment=await self._move(request.experiment_id, request.etag, "conclude"))
+        return pb.ConcludeExperimentResponse(experiment=await self._move(request, "conclude"))
 
-    async def _move(self, experiment_id: str, etag: str, verb: str) -> pb.Experiment:
-        allowed, target = _TRANSITIONS[verb]
+    async def ApproveRamp(self, request: pb.ApproveRampRequest, context: Context) -> pb.ApproveRampResponse:
+        """See the proto."""
+        return pb.ApproveRampResponse(experiment=await self._move_ramp(request, "approved"))
+
+    async def AdvanceRamp(self, request: pb.AdvanceRampRequest, context: Context) -> pb.AdvanceRampResponse:
+        """See the proto."""
+        return pb.AdvanceRampResponse(experiment=await self._move_ramp(request, "advanced"))
+
+    async def PromoteRamp(self, request: pb.PromoteRampRequest, context: Context) -> pb.PromoteRampResponse:
+        """See the proto."""
+        return pb.PromoteRampResponse(experiment=await self._move_ramp(request, "promoted"))
+
+    async def RollBackRamp(self, request: pb.RollBackRampRequest, context: Context) -> pb.RollBackRampResponse:
+        """See the proto."""
+        return pb.RollBackRampResponse(experiment=await self._move_ramp(request, "rolled back"))
+
+    async def AbortRamp(self, request: pb.AbortRampRequest, context: Context) -> pb.AbortRampResponse:
+        """See the proto."""
+        return pb.AbortRampResponse(experiment=await self._move_ramp(request, "aborted"))
+
+    async def ListTransitions(self, request: pb.ListTransitionsRequest, context: Context) -> pb.ListTransitionsResponse:
+        """See the proto."""
+        limit = request.page_size or _DEFAULT_PAGE
+        before = _place(request.page_token, "before:", "ListTransitions", number=True)
         async with self._database.begin() as connection:
-            current, _ = await self._read(connection, experiment_id, for_update=True)
-            _check_etag(current, etag)
+            definition, _ = await self._read(connection, request.experiment_id)
+            driver = await transitions.driver_of(connection)
+            page = await transitions.read_page(driver, definition.incarnation, int(before) if before else None, limit + 1)
+        more = len(page) > limit
+        return pb.ListTransitionsResponse(
+            transitions=[transition_message(definition.experiment_id, *row) for row in page[:limit]],
+            next_page_token=_page_token(f"before:{page[limit - 1].transition_id}") if more else "",
+        )
+
+    async def _move(self, request: _Verb, verb: str) -> pb.Experiment:
+        allowed, target = _TRANSITIONS[verb]
+        change = self._change(request)
+        async with self._database.begin() as connection:
+            current, _ = await self._read(connection, request.experiment_id, for_update=True)
+            _check_etag(current, request.etag)
             if current.state not in allowed:
                 raise _wrong_state(current, f"{target} by {verb}")
             await experiments.set_state(connection, current, target)
-            stored = await self._read(connection, experiment_id)
+            await self._record(connection, current, Kind.STATE, current.state, target, change)
+            stored = await self._follow(connection, current, change)
         await self._changed(current.incarnation)
         return experiment_message(*stored)
+
+    async def _move_ramp(self, request: _Verb, done: str) -> pb.Experiment:
+        change = self._change(request)
+        async with self._database.begin() as connection:
+            seen, _ = await self._read(connection, request.experiment_id)
+            current, _ = await self._read(connection, request.experiment_id, for_update=True)
+            _check_etag(current, request.etag)
+            if seen.ramp_state != current.ramp_state:
+                raise _ramp_moved(current)
+            transition = _ramp_transition(current, done, change)
+            try:
+                await ramps.move(await transitions.driver_of(connection), current, transition)
+            except ConcurrentChangeError:
+                raise _ramp_moved(current) from None
+            stored = await self._read(connection, request.experiment_id)
+        await self._changed(current.incarnation)
+        return experiment_message(*stored)
+
+    async def _follow(self, connection: Connection, before: Definition, change: Change) -> tuple[Definition, int]:
+        """Have the ramp follow a change that was written in this transaction; returns what is stored now."""
+        stored = await self._read(connection, before.experiment_id)
+        if await ramps.follow(await transitions.driver_of(connection), before, stored[0], change):
+            stored = await self._read(connection, before.experiment_id)
+        return stored
+
+    async def _record(
+        self, connection: Connection, definition: Definition, kind: Kind, from_value: str, to_value: str, change: Change
+    ) -> None:
+        driver = await transitions.driver_of(connection)
+        await transitions.record(driver, definition.incarnation, kind, from_value, to_value, change)
 
     async def _read(self, connection: Connection, experiment_id: str, *, for_update: bool = False) -> tuple[Definition, int]:
         found = await experiments.read(connection, experiment_id, for_update=for_update)
@@ -125,6 +243,30 @@ class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
         with contextlib.suppress(StorageError):
             await self._registry.refresh_now(incarnation)
 
+    def _change(self, request: _Asked) -> Change:
+        if request.actor.strip().lower() == AUTOMATIC:
+            rule = f"{request.actor!r} is how the router signs what nobody asked for: use another name"
+            raise InvalidArgumentError.of_field("actor", rule)
+        return Change(self._clock_us(), request.actor, request.reason)
+
+
+def _ramp_transition(current: Definition, done: str, change: Change) -> Transition:
+    """Return what a verb makes of the ramp; FailedPreconditionError where it may not."""
+    ramp, state = current.rules.ramp, current.ramp_state
+    if current.state == "concluded":
+        raise _wrong_state(current, f"{done}: its ramp has ended")
+    if ramp is None:
+        raise _wrong_ramp(current, f"it has no ramp that could be {done}")
+    if state is None:
+        raise _wrong_ramp(current, f"its ramp has not begun: it does when the experiment runs, which is {current.state}")
+    try:
+        transition = _RAMP_VERBS[done](ramp, state, change)
+    except ValueError as error:
+        raise _wrong_ramp(current, str(error)) from None
+    if transition.to_phase is Phase.PROMOTED and current.state == "paused":
+        raise _wrong_ramp(current, "it is paused: resume it before its challenger is promoted")
+    return transition
+
 
 def _check_etag(current: Definition, etag: str) -> None:
     if etag and etag != current.etag:
@@ -134,6 +276,13 @@ def _check_etag(current: Definition, etag: str) -> None:
         )
 
 
+def _ramp_moved(current: Definition) -> AbortedError:
+    return AbortedError(
+        f"the ramp of experiment {current.experiment_id!r} changed meanwhile: read it again, then decide",
+        metadata={"experiment_id": current.experiment_id},
+    )
+
+
 def _wrong_state(current: Definition, action: str) -> FailedPreconditionError:
     return FailedPreconditionError(
         f"experiment {current.experiment_id!r} is {current.state} and cannot be {action}",
@@ -141,19 +290,30 @@ def _wrong_state(current: Definition, action: str) -> FailedPreconditionError:
     )
 
 
-def _page_token(experiment_id: str) -> str:
-    return urlsafe_b64encode(f"after:{experiment_id}".encode()).decode()
+def _wrong_ramp(current: Definition, rule: str) -> FailedPreconditionError:
+    phase = current.ramp_state.phase.value if current.ramp_state is not None else ""
+    return FailedPreconditionError(
+        f"experiment {current.experiment_id!r}: {rule}",
+        metadata={"experiment_id": current.experiment_id, "state": current.state, "phase": phase},
+    )
 
 
-def _after(page_token: str) -> str:
+def _page_token(place: str) -> str:
+    return urlsafe_b64encode(place.encode()).decode()
+
+
+def _place(page_token: str, kind: str, method: str, *, number: bool = False) -> str:
+    """Return what a page token of `_page_token` says after its kind; empty for the first page."""
     if not page_token:
         return ""
     try:
         text = urlsafe_b64decode(page_token.encode()).decode()
     except (binascii.Error, UnicodeError, ValueError):
         text = ""
-    if not text.startswith("after:") or "\x00" in text:
+    place = text.removeprefix(kind)
+    valid = place.isascii() and place.isdecimal() and len(place) <= 18 if number else "\x00" not in place
+    if not (text.startswith(kind) and valid):
         raise InvalidArgumentError.of_field(
-            "page_token", "is not a token that ListExperiments returned", reason="INVALID_PAGE_TOKEN"
+            "page_token", f"is not a token that {method} returned", reason="INVALID_PAGE_TOKEN"
         )
-    return text.removeprefix("after:")
+    return place

@@ -4,16 +4,21 @@ import json
 import secrets
 import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import psycopg
+from psycopg.rows import dict_row
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bandit.assignment import BUCKETS
 from bandit.ramp_state import Phase, RampState
 from router.experiment import Arm, Definition, NewArm, NewDefinition
+from router.policy import rules_in_force
 from router.rules import bucket_table_of, reward_rule_of, rules_of
 from router.storage.errors import ConcurrentChangeError
+from router.storage.transitions import driver_of
 
 _COLUMNS = """
 x.incarnation, x.experiment_id, x.description, x.state, x.etag, x.allocation, x.assignment, x.reward_rule,
@@ -29,6 +34,12 @@ x.ramp, (SELECT json_build_object('phase', m.phase, 'stage', m.stage, 'version',
 """
 _FROM = "FROM experiments x JOIN policy_versions v USING (incarnation)"
 _TABLE = struct.Struct(f"!{BUCKETS}H")
+
+#: Those that run and whose ramps are in one of these phases.
+RAMPING = f"""
+SELECT {_COLUMNS} {_FROM} JOIN ramps r ON r.incarnation = x.incarnation
+WHERE r.phase = ANY(%s) AND x.state = 'running' ORDER BY x.incarnation
+"""
 
 
 def definition_of(row: Mapping[str, Any]) -> Definition:
@@ -48,7 +59,13 @@ def definition_of(row: Mapping[str, Any]) -> Definition:
         )
         for a in row["arms"]
     )
+    active = [arm for arm in arms if arm.active]
     state = row["ramp_state"]
+    ramp_state = None
+    if state is not None:
+        phase = Phase(state["phase"])
+        ramp_state = RampState(phase, state["stage"], state["since_us"], state["version"], state["approved"])
+    rules = rules_of(row["allocation"], row["assignment"], row["ramp"], active)
     return Definition(
         incarnation=row["incarnation"],
         experiment_id=row["experiment_id"],
@@ -59,7 +76,7 @@ def definition_of(row: Mapping[str, Any]) -> Definition:
         allocation=row["allocation"],
         assignment=row["assignment"],
         reward_rule=row["reward_rule"],
-        rules=rules_of(row["allocation"], row["assignment"], row["ramp"], [arm for arm in arms if arm.active]),
+        rules=rules_in_force(rules, active, ramp_state),
         reward_rule_version=row["reward_rule_version"],
         reward_rules={int(version): reward_rule_of(rule) for version, rule in row["rules"].items()},
         bucket_table=None if row["bucket_table"] is None else _TABLE.unpack(row["bucket_table"]),
@@ -67,9 +84,7 @@ def definition_of(row: Mapping[str, Any]) -> Definition:
         updated_at=row["updated_at"],
         definition_version=row["definition_version"],
         ramp=row["ramp"],
-        ramp_state=None
-        if state is None
-        else RampState(Phase(state["phase"]), state["stage"], state["since_us"], state["version"], state["approved"]),
+        ramp_state=ramp_state,
         ramp_assessment=None if state is None else state["assessment"],
     )
 
@@ -112,6 +127,18 @@ async def read_incarnations(connection: AsyncConnection, incarnations: Sequence[
     return [(definition_of(row), row["policy_version"]) for row in await read_rows(connection, incarnations)]
 
 
+async def read_alone(
+    connection: psycopg.AsyncConnection[Any], incarnation: int, *, for_update: bool = False
+) -> Definition | None:
+    """As `read`, by incarnation, on a connection of the driver's own."""
+    if for_update:
+        await connection.execute("SELECT 1 FROM experiments WHERE incarnation = %s FOR NO KEY UPDATE", (incarnation,))
+    async with connection.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(f"SELECT {_COLUMNS} {_FROM} WHERE x.incarnation = %s", (incarnation,))
+        row = await cursor.fetchone()
+    return None if row is None else definition_of(row)
+
+
 async def create(connection: AsyncConnection, new: NewDefinition) -> int:
     """Insert a draft and return its incarnation; AlreadyExistsError if the id is taken."""
     # Random, so that a token of an experiment that is gone, or of another database, never fits a new one.
@@ -130,7 +157,7 @@ async def create(connection: AsyncConnection, new: NewDefinition) -> int:
     )
     await _write_reward_rule(connection, incarnation, 1, new)
     await _write_arms(connection, incarnation, new.arms, ())
-    await _write_bucket_table(connection, new.experiment_id, None)
+    await _write_bucket_table(await driver_of(connection), incarnation, None)
     return incarnation
 
 
@@ -160,7 +187,7 @@ async def update(connection: AsyncConnection, current: Definition, new: NewDefin
         },
     )
     await _write_arms(connection, current.incarnation, new.arms, current.arms)
-    await _write_bucket_table(connection, current.experiment_id, current.bucket_table)
+    await _write_bucket_table(await driver_of(connection), current.incarnation, current.bucket_table)
     await _bump(connection, current.incarnation)
     return True
 
@@ -177,6 +204,17 @@ async def set_state(connection: AsyncConnection, current: Definition, state: str
     if result.rowcount != 1:
         raise ConcurrentChangeError(f"experiment {current.experiment_id!r} changed meanwhile")
     await _bump(connection, current.incarnation)
+
+
+async def ramp_changed(connection: psycopg.AsyncConnection[Any], current: Definition) -> None:
+    """Put a change of the ramp into force: buckets, etag and versions, in the transaction that made it."""
+    await _write_bucket_table(connection, current.incarnation, current.bucket_table)
+    await connection.execute("UPDATE experiments SET etag = %s WHERE incarnation = %s", (_new_etag(), current.incarnation))
+    await connection.execute(
+        "UPDATE policy_versions SET policy_version = policy_version + 1, changed_at = clock_timestamp(),"
+        " definition_version = definition_version + 1 WHERE incarnation = %s",
+        (current.incarnation,),
+    )
 
 
 async def _bump(connection: AsyncConnection, incarnation: int) -> None:
@@ -250,14 +288,18 @@ async def _write_arms(
         next_number += 1
 
 
-async def _write_bucket_table(connection: AsyncConnection, experiment_id: str, previous: tuple[int, ...] | None) -> None:
-    found = await read(connection, experiment_id)
-    assert found is not None  # noqa: S101 - written in this transaction
-    definition = found[0]
-    table = bucket_table_of(definition.rules, definition.active_arms, previous)
+async def _write_bucket_table(
+    connection: psycopg.AsyncConnection[Any], incarnation: int, previous: tuple[int, ...] | None
+) -> None:
+    definition = await read_alone(connection, incarnation)
+    assert definition is not None  # noqa: S101 - written in this transaction
+    arms = definition.active_arms
+    # Units with a stored arm are hashed while a ramp is open, and drawn by the same hash afterwards: not by buckets.
+    rules = rules_of(definition.allocation, definition.assignment, definition.ramp, arms)
+    table = bucket_table_of(replace(rules, allocation=definition.rules.allocation), arms, previous)
     await connection.execute(
-        text("UPDATE experiments SET bucket_table = :table WHERE incarnation = :incarnation"),
-        {"incarnation": definition.incarnation, "table": None if table is None else _TABLE.pack(*table)},
+        "UPDATE experiments SET bucket_table = %s WHERE incarnation = %s",
+        (None if table is None else _TABLE.pack(*table), incarnation),
     )
 
 
