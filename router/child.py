@@ -27,8 +27,8 @@ class Child:
         self.failure = ""
 
     @classmethod
-    async def spawn(cls, role: str, settings: WorkerSettings) -> "Child":
-        """Start a process; `role` is its name in lists of processes and in logs."""
+    async def spawn(cls, role: str) -> "Child":
+        """Start a process; `role` is its name in lists of processes and in logs. It waits to be told its settings."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -39,9 +39,12 @@ class Child:
             # A Ctrl-C goes to the supervisor alone, which then drains its children in order.
             start_new_session=True,
         )
-        assert process.stdin is not None  # noqa: S101 - asked for above
-        process.stdin.write(settings.to_json().encode() + b"\n")
         return cls(role, process)
+
+    def tell(self, settings: WorkerSettings) -> None:
+        """Give it its settings: then it begins."""
+        assert self.process.stdin is not None  # noqa: S101 - asked for in `spawn`
+        self.process.stdin.write(settings.to_json().encode() + b"\n")
 
     async def ready(self) -> bool:
         """Wait until it has started; False if it cannot."""
@@ -77,10 +80,11 @@ class Child:
 class Slot:
     """A place for one child, which is never left empty for long."""
 
-    def __init__(self, role: str, settings: Callable[[], WorkerSettings]) -> None:
-        """`settings` gives what the next child is told."""
+    def __init__(self, role: str, settings: Callable[[], WorkerSettings], waiting: Child) -> None:
+        """`settings` gives what the next child is told; `waiting` is the first one, which has been told nothing yet."""
         self._role = role
         self._settings = settings
+        self._waiting: Child | None = waiting
         #: The one in its place, and those that start or drain beside it.
         self._children: set[Child] = set()
         self._child: Child | None = None
@@ -89,8 +93,9 @@ class Slot:
 
     async def spawn(self) -> Child:
         """Start a child beside the one in place, if there is one."""
-        child = await Child.spawn(self._role, self._settings())
+        child, self._waiting = self._waiting or await Child.spawn(self._role), None
         self._children.add(child)
+        child.tell(self._settings())
         return child
 
     def keep(self, child: Child) -> None:

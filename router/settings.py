@@ -7,12 +7,18 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Self
 
+from router.logs import LogFormat
+
 #: The role of the process that is the keeper; the others are workers.
 KEEPER = "keeper"
 
 
 class SettingsError(ValueError):
     """A setting that cannot be used; the message names it, its value and what to do."""
+
+
+class StartError(Exception):
+    """The service cannot start; the message says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,20 @@ def default_data_dir() -> Path:
 
 
 @dataclass(frozen=True, slots=True)
+class ServeSettings:
+    """What `bandit-router serve` is told."""
+
+    address: Address
+    #: None runs the embedded Postgres in the data directory.
+    database_url: str | None
+    data_dir: Path
+    workers: int
+    log_level: str
+    #: Days of decisions and events that are kept; None is for ever.
+    retention_days: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerSettings:
     """What one worker process needs."""
 
@@ -74,6 +94,8 @@ class WorkerSettings:
     #: Segments and the saved copy go below it, in a directory for each deployment.
     spool_dir: str
     log_level: str = "info"
+    #: "text" or "json".
+    log_format: LogFormat = "text"
     #: Days of decisions and events that are kept, besides today's; None is for ever.
     retention_days: int | None = None
 

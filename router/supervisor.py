@@ -20,19 +20,18 @@ import logging
 import signal
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from router.child import Slot
+from router.child import Child, Slot
 from router.embedded import EmbeddedPostgres, EmbeddedPostgresError
-from router.settings import KEEPER, Address, SettingsError, WorkerSettings
+from router.settings import Address, ServeSettings, SettingsError, StartError, WorkerSettings
 from router.storage.database import CONNECTIONS_PER_WORKER, DatabaseUrl
 from router.storage.errors import StorageError, StorageUnavailableError
 from router.storage.migrate import migrate, needed_revision, schema_state
 
 log = logging.getLogger(__name__)
 
-_WORKER = "worker"
 _POSTGRES_CHECK_S = 0.25
 _POSTGRES_PAUSE_S = 0.2
 _MIGRATE_AGAIN_S = 2.0
@@ -40,57 +39,10 @@ _MIGRATE_AGAIN_S = 2.0
 _OTHER_CONNECTIONS = 50
 
 
-class StartError(Exception):
-    """The service cannot start; the message says why and what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class ServeSettings:
-    """What `bandit-router serve` is told."""
-
-    address: Address
-    #: None runs the embedded Postgres in the data directory.
-    database_url: str | None
-    data_dir: Path
-    workers: int
-    log_level: str
-    #: Days of decisions and events that are kept; None is for ever.
-    retention_days: int | None = None
-
-
-def serve(settings: ServeSettings, announce: Callable[[str], None]) -> int:
-    """Run until told to stop; `announce` is told the address once every worker answers. Returns the exit status.
-
-    To be called in the main thread. Raises StartError, SettingsError, StorageError or EmbeddedPostgresError if it cannot
-    start.
-    """
-    told = _StopSignals()
-    try:
-        with contextlib.ExitStack() as stack:
-            supervision = _prepared(settings, announce, stack)
-            # An interruption may have been raised where exceptions have nowhere to go.
-            return asyncio.run(supervision.run()) if not told.to_stop else 0
-    except KeyboardInterrupt:
-        log.info("stopped before it served")
-        return 0
-
-
-class _StopSignals:
-    """Until the event loop answers signals: SIGTERM and SIGINT interrupt what is under way, and SIGHUP does nothing."""
-
-    def __init__(self) -> None:
-        self.to_stop = False
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._interrupt)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-
-    def _interrupt(self, number: int, frame: object) -> None:
-        self.to_stop = True
-        raise KeyboardInterrupt
-
-
-def _prepared(settings: ServeSettings, announce: Callable[[str], None], stack: contextlib.ExitStack) -> "Supervision":
-    """Hold the port, and have a database, or what will do until there is one."""
+def prepared(
+    settings: ServeSettings, announce: Callable[[str], None], stack: contextlib.ExitStack, waiting: list[Child]
+) -> "Supervision":
+    """Hold the port, and have a database, or what will do until there is one. Blocks: nothing else runs yet."""
     listener = stack.enter_context(hold_port(settings.address))
     postgres: EmbeddedPostgres | None = None
     spool_dir = settings.data_dir / "spool"
@@ -114,7 +66,7 @@ def _prepared(settings: ServeSettings, announce: Callable[[str], None], stack: c
         log_level=settings.log_level,
         retention_days=settings.retention_days,
     )
-    return Supervision(worker, settings.workers, postgres, announce, migrated=migrated)
+    return Supervision(worker, waiting, postgres, announce, migrated=migrated)
 
 
 def hold_port(address: Address) -> socket.socket:
@@ -172,12 +124,12 @@ def _make_directory(path: Path) -> None:
 
 
 class Supervision:
-    """The running service."""
+    """The running service, of the workers and, last, the keeper that wait for their settings."""
 
     def __init__(
         self,
         settings: WorkerSettings,
-        count: int,
+        waiting: list[Child],
         postgres: EmbeddedPostgres | None,
         announce: Callable[[str], None],
         *,
@@ -189,8 +141,8 @@ class Supervision:
         self._migrated = migrated
         self._stop = asyncio.Event()
         self._renew = asyncio.Event()
-        self._workers = [Slot(_WORKER, lambda: self._settings) for _ in range(count)]
-        self._keeper = Slot(KEEPER, lambda: self._settings)
+        *workers, keeper = (Slot(child.role, lambda: self._settings, child) for child in waiting)
+        self._workers, self._keeper = workers, keeper
 
     async def run(self) -> int:
         """Run until told to stop; returns the exit status."""
@@ -218,19 +170,25 @@ class Supervision:
     async def _serve(self) -> None:
         """Start every child, then see to them until cancelled."""
         slots = [*self._workers, self._keeper]
-        first = await asyncio.gather(*(slot.spawn() for slot in slots))
-        for slot, child in zip(slots, first, strict=True):
-            if not await child.ready():
-                raise StartError(f"a {child.role} cannot start: {child.failure}")
-            slot.keep(child)
+        *workers, keeper = list(zip(slots, [await slot.spawn() for slot in slots], strict=True))
+        for slot, child in workers:
+            await self._kept(slot, child)
         address, count = Address(self._settings.host, self._settings.port), len(self._workers)
         self._announce(f"bandit-router serving on {address} with {count} worker{'s' * (count > 1)}")
+        # Workers journal and spool to disk: nothing is lost until it has begun.
+        await self._kept(*keeper)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._renew_children())
             if self._postgres is not None:
                 tasks.create_task(self._keep_postgres(self._postgres))
             if not self._migrated:
                 tasks.create_task(self._migrate_later())
+
+    async def _kept(self, slot: Slot, child: Child) -> None:
+        """Wait until a first child has started; StartError if it cannot."""
+        if not await child.ready():
+            raise StartError(f"a {child.role} cannot start: {child.failure}")
+        slot.keep(child)
 
     async def _renew_children(self) -> None:
         """Replace every child in turn, whenever asked to."""

@@ -31,22 +31,26 @@ _KEEPER_NICENESS = 5
 
 def main() -> int:
     """Run until told to stop; returns the exit status."""
-    settings = WorkerSettings.from_json(sys.stdin.readline())
+    # Imported before the settings come: meanwhile the supervisor starts the database.
+    part = _part()
+    line = sys.stdin.readline()
+    if not line:  # it could not
+        return 0
+    settings = WorkerSettings.from_json(line)
     configure_logging(settings.log_level)
     try:
         import uvloop
     except ImportError:  # a platform without it
-        return asyncio.run(_serve(settings))
-    return uvloop.run(_serve(settings))
+        return asyncio.run(_serve(part(settings)))
+    return uvloop.run(_serve(part(settings)))
 
 
-async def _serve(settings: WorkerSettings) -> int:
+async def _serve(part: "Server | Keeper") -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, stop.set)
     loop.add_reader(sys.stdin.fileno(), _until_end, stop)
-    part = _part(settings)
     try:
         await part.start()
     except (StorageError, OSError) as error:
@@ -66,16 +70,16 @@ async def _serve(settings: WorkerSettings) -> int:
     return int(part.obsolete.is_set())
 
 
-def _part(settings: WorkerSettings) -> "Server | Keeper":
-    """Make what this process runs, and import no more than that: imports are most of what a start takes."""
+def _part() -> "type[Server | Keeper]":
+    """Return what this process runs, and import no more than that: imports are most of what a start takes."""
     if KEEPER in sys.argv[1:]:
+        os.nice(_KEEPER_NICENESS)
         from router.keeper import Keeper
 
-        os.nice(_KEEPER_NICENESS)
-        return Keeper(settings)
+        return Keeper
     from router.server import Server
 
-    return Server(settings)
+    return Server
 
 
 def _until_end(stop: asyncio.Event) -> None:

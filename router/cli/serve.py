@@ -1,6 +1,7 @@
 """`serve`."""
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -33,19 +34,32 @@ from router.cli.options import DEFAULT_SERVER, database_options
     show_default=True,
     help="What goes to standard error.",
 )
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    envvar="BANDIT_ROUTER_LOG_FORMAT",
+    default="text",
+    show_default=True,
+    help="Lines for people, or one JSON object a line.",
+)
 def serve(
-    listen: str, database_url: str | None, data_dir: Path, workers: int, retention: str | None, log_level: str
+    listen: str,
+    database_url: str | None,
+    data_dir: Path,
+    workers: int,
+    retention: str | None,
+    log_level: str,
+    log_format: Literal["text", "json"],
 ) -> None:
     """Run the router until SIGTERM; SIGHUP replaces its processes one by one.
 
     Prints one line on standard output once it answers; logs go to standard error.
     """
     from router.logs import configure_logging
-    from router.settings import Address, retention_days
-    from router.supervisor import ServeSettings
-    from router.supervisor import serve as supervise
+    from router.serving import serve as supervise
+    from router.settings import Address, ServeSettings, retention_days
 
-    configure_logging(log_level)
+    configure_logging(log_level, log_format)
     kept = None if retention is None else retention_days(retention)
     settings = ServeSettings(Address.parse(listen), database_url, data_dir, workers, log_level, kept)
     raise SystemExit(supervise(settings, lambda line: print(line, flush=True)))
