@@ -9,16 +9,14 @@ Assumes
 
 from __future__ import annotations
 
-import difflib
-import json
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+from router.field_problems import FieldProblem, Steps, did_you_mean
+from router.ramp_rules import challenger_of, ramp_problems
 from router.v1 import types_pb2 as types
-from router.v1.experiments_pb2 import AllocationRule, AssignmentRule, Experiment
+from router.v1.experiments_pb2 import AllocationRule, AssignmentRule, Experiment, RewardRule
 
 #: The most arms that one allocation is computed for.
 MAX_ARMS: Final = 100
@@ -35,42 +33,6 @@ DEFAULT_FLOOR: Final[Mapping[AllocationRule.Kind, float]] = MappingProxyType(
 #: Alpha and beta.
 DEFAULT_PRIOR: Final = (1.0, 1.0)
 DEFAULT_ATTRIBUTION_WINDOW_S: Final = 7 * 86_400
-
-#: Field names, list positions and map keys that lead to a value: ("arms", 1, "cap").
-Steps = tuple[str | int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class FieldProblem:
-    """A rule that a definition breaks."""
-
-    #: the way to the field, in the proto's names
-    steps: Steps
-    #: what is wrong with it
-    message: str
-    #: what to do about it; may be empty
-    hint: str = ""
-
-    @property
-    def path(self) -> str:
-        """The field as text: `arms[1].cap`."""
-        return render_path(self.steps)
-
-
-def render_path(steps: Steps) -> str:
-    """Return the steps as people write them, on one line: `arms[1].cap`, `weights["a.b"]`."""
-    text = ""
-    for step in steps:
-        plain = isinstance(step, str) and re.fullmatch(r"[A-Za-z0-9_-]{1,128}", step)
-        text += f".{step}" if plain else f"[{json.dumps(step)[:128]}]"
-    return text.removeprefix(".")
-
-
-def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """Return the hint that names the choice most like a mistyped word, or an empty string if none is near."""
-    # Comparing takes quadratic time, and no choice is nearly that long.
-    near = difflib.get_close_matches(word, list(choices), n=1) if len(word) <= 256 else []
-    return f"did you mean {near[0]!r}?" if near else ""
 
 
 def allocation_kind(experiment: Experiment) -> AllocationRule.Kind:
@@ -97,12 +59,19 @@ def cross_field_problems(experiment: Experiment) -> list[FieldProblem]:
         *_floor_problems(experiment),
         *_weight_problems(experiment),
         *_assignment_problems(experiment),
+        *_holdout_problems(experiment),
+        *_interleaving_problems(experiment),
         *_reward_problems(experiment),
+        *_maturing_problems(experiment.reward_rule),
+        *ramp_problems(experiment),
+        *_ramp_weight_problems(experiment),
     ]
 
 
 def _arm_problems(experiment: Experiment) -> Iterable[FieldProblem]:
     arms = experiment.arms
+    if not arms:
+        yield FieldProblem(("arms",), "no arm is left to serve", "keep one, or conclude the experiment")
     if len(arms) > MAX_ARMS:
         yield FieldProblem(("arms",), f"there are {len(arms)} arms, at most {MAX_ARMS} can compete")
     total = sum(arm.cap if arm.HasField("cap") else DEFAULT_CAP for arm in arms)
@@ -163,9 +132,69 @@ def _assignment_problems(experiment: Experiment) -> Iterable[FieldProblem]:
         yield FieldProblem((place, "kind"), message, hint)
 
 
+def _holdout_problems(experiment: Experiment) -> Iterable[FieldProblem]:
+    # Written so that a share that is not a number needs a control too.
+    if experiment.assignment.holdout != 0 and not any(arm.role == types.ROLE_CONTROL for arm in experiment.arms):
+        message = "units that are held out stay on the control, and there is none"
+        yield FieldProblem(("assignment", "holdout"), message, "give one arm role: control")
+
+
+def _interleaving_problems(experiment: Experiment) -> Iterable[FieldProblem]:
+    if assignment_kind(experiment) != AssignmentRule.KIND_INTERLEAVED:
+        return
+    at: Steps = ("assignment", "kind")
+    if allocation_kind(experiment) != AllocationRule.KIND_UNIFORM:
+        message = "an interleaved assignment gives every arm the same share: its allocation must be uniform"
+        place: Steps = ("allocation", "kind") if experiment.HasField("allocation") else at
+        yield FieldProblem(place, message, "use allocation kind: uniform")
+    if experiment.assignment.holdout != 0:
+        message = "an interleaved assignment compares arms within each session: a unit that is held out has one arm only"
+        yield FieldProblem(("assignment", "holdout"), message, "leave it out, or use another kind of assignment")
+    if experiment.HasField("ramp"):
+        message = "a ramp limits the challenger's share, an interleaved assignment gives every arm the same"
+        yield FieldProblem(("ramp",), message, "let the challenger in first, then interleave")
+    count = len(experiment.arms)
+    if count == 1:
+        yield FieldProblem(at, "an interleaved assignment compares arms, and there is only one")
+    for i, arm in enumerate(experiment.arms):
+        if arm.HasField("cap") and arm.cap < 1 / count - TOLERANCE:
+            message = f"an interleaved assignment gives each of {count} arms {1 / count:.4g} of the turns"
+            yield FieldProblem(("arms", i, "cap"), message, "leave the cap out")
+
+
 def _reward_problems(experiment: Experiment) -> Iterable[FieldProblem]:
     seen: set[int] = set()
     for i, entry in enumerate(experiment.reward_rule.signals):
         if entry.signal in seen:
             yield FieldProblem(("reward_rule", "signals", i, "signal"), "this signal is already listed")
         seen.add(entry.signal)
+
+
+def _maturing_problems(rule: RewardRule) -> Iterable[FieldProblem]:
+    derived = rule.derived
+    window_us = DEFAULT_ATTRIBUTION_WINDOW_S * 1_000_000
+    if rule.HasField("attribution_window"):
+        window_us = rule.attribution_window.ToMicroseconds()
+    within = f"the attribution window, {window_us / 1e6:g}s: what happens later never counts"
+    if rule.mature_after.ToMicroseconds() > window_us:
+        yield FieldProblem(("reward_rule", "mature_after"), f"must be at most {within}")
+    if derived.abandon_after.ToMicroseconds() > window_us:
+        yield FieldProblem(("reward_rule", "derived", "abandon_after"), f"must be at most {within}")
+    matures = rule.mature_after if rule.HasField("mature_after") else derived.abandon_after
+    if rule.HasField("no_feedback") and matures.ToMicroseconds() <= 0:
+        message = "silence counts only once a decision has matured, and this one matures at once"
+        yield FieldProblem(("reward_rule", "no_feedback"), message, "say mature_after")
+    if derived.HasField("rephrased_within") and not derived.HasField("rephrased_similarity"):
+        message = "without rephrased_similarity no rephrased_query is derived"
+        yield FieldProblem(("reward_rule", "derived", "rephrased_within"), message, "say rephrased_similarity")
+
+
+def _ramp_weight_problems(experiment: Experiment) -> Iterable[FieldProblem]:
+    if not experiment.HasField("ramp") or allocation_kind(experiment) != AllocationRule.KIND_FIXED:
+        return
+    arms = experiment.arms
+    challenger = challenger_of(experiment.ramp, [arm.arm_id for arm in arms if arm.role != types.ROLE_CONTROL])
+    known = any(arm.arm_id == challenger for arm in arms)
+    if known and experiment.allocation.weights and not experiment.allocation.weights.get(challenger, 0.0):
+        message = f"{challenger!r} is what the ramp lets in, and it would get nothing: its weight is 0"
+        yield FieldProblem(("allocation", "weights"), message, "give it the weight that it has once it is promoted")

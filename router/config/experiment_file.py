@@ -22,7 +22,8 @@ from router.config.errors import ExperimentFileError, FileProblem
 from router.config.shape import SHAPES, ExperimentShape, SignalName
 from router.config.translation import to_proto
 from router.config.yaml_lines import Document, YamlSyntaxError, parse
-from router.experiment_rules import Steps, cross_field_problems, did_you_mean
+from router.experiment_rules import cross_field_problems
+from router.field_problems import Steps, did_you_mean
 from router.v1.experiments_pb2 import Experiment
 from router.v1.types_pb2 import Signal
 
@@ -32,6 +33,8 @@ MAX_BYTES: Final = 1024 * 1024
 _EXPECTED: Final = {
     "string_type": "text",
     "float_type": "a number",
+    "int_type": "a whole number",
+    "bool_type": "true or false",
     "dict_type": "a mapping",
     "model_type": "a mapping",
     "list_type": "a list",
@@ -112,7 +115,8 @@ def _shape(value: Any, document: Document, problems: list[FileProblem]) -> Exper
         for step in detail["loc"][:-1]:
             parent = parent[step]
         del parent[detail["loc"][-1]]
-    return ExperimentShape.model_validate(value)
+    # Without the unknown keys, what spans the others shows.
+    return _shape(value, document, problems)
 
 
 def _shape_problem(detail: ErrorDetails, document: Document) -> FileProblem:
@@ -130,6 +134,10 @@ def _shape_problem(detail: ErrorDetails, document: Document) -> FileProblem:
     if kind == "literal_error":
         valid = re.findall(r"'(\w+)'", detail["ctx"]["expected"])
         return document.problem(path, f"must be {_either(valid)}, not {_kind(value)}", did_you_mean(str(value), valid))
+    if kind == "too_short":
+        return document.problem(path, "is empty", "leave the key out for the default")
+    if kind == "two_bounds":
+        return document.problem(path, "has limit and ratio, it must have exactly one of them")
     if kind == "value_error":
         return document.problem(path, str(detail["ctx"]["error"]), durations.HINT)
     hint = ""
@@ -148,9 +156,12 @@ def _field_problems(experiment: Experiment, document: Document) -> Iterable[File
             steps.append(element.field_name)
             if element.subscript is not None:
                 steps.append(element.subscript.value)
+        if steps and steps[-1] == "bound":
+            yield document.problem(_file_path(tuple(steps[:-1]), experiment), "must have limit or ratio")
+            continue
         path, value = _file_path(tuple(steps), experiment), violation.field_value
         got = f"{_kind(value)} " if isinstance(value, str | float) else ""
-        hint = _ID_HINT if path[-1] in ("experiment", "id") else ""
+        hint = _ID_HINT if path[-1:] in (("experiment",), ("id",)) else ""
         yield document.problem(path, got + violation.proto.message, hint)
 
 
@@ -171,6 +182,8 @@ def _file_path(steps: Steps, experiment: Experiment) -> Steps:
             return ("rewards", name.removeprefix("SIGNAL_").lower())
         case ("reward_rule", *rest):
             return tuple(rest)
+        case ("ramp", "challenger_arm_id"):
+            return ("ramp", "challenger")
     return steps
 
 

@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from typing import Any, Final
 
 import yaml
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.message import Message
 
 from router.config.durations import format_duration
 from router.config.shape import ExperimentShape
 from router.config.yaml_lines import MAX_WHOLE
-from router.v1.experiments_pb2 import Experiment
+from router.v1.experiments_pb2 import DerivedSignals, Experiment, Guardrail, RampRule, RampStage
 from router.v1.types_pb2 import ARM_STATE_RETIRED
 
+#: Keys of the file that are fields of the reward rule.
+_RULE_KEYS: Final = ("attribution_window", "derived", "mature_after", "no_feedback")
 #: Text that needs no quotes, unless YAML has a meaning for the word.
 _WORD: Final = re.compile(r"[A-Za-z][A-Za-z0-9_./@-]*")
 _MEANINGFUL: Final = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
@@ -27,20 +32,22 @@ def to_proto(shape: ExperimentShape) -> Experiment:
     """Return the message that a file stands for; what the file leaves out is absent, for the server to fill in."""
     keys = shape.model_dump(exclude_unset=True)
     form: dict[str, Any] = {"experiment_id": keys["experiment"], "arms": keys["arms"]}
-    for name in keys.keys() & {"description", "allocation", "assignment"}:
+    for name in keys.keys() & {"description", "allocation", "assignment", "ramp"}:
         form[name] = keys[name]
     for arm in form["arms"]:
         arm["arm_id"] = arm.pop("id")
+    if "challenger" in form.get("ramp", {}):
+        form["ramp"]["challenger_arm_id"] = form["ramp"].pop("challenger")
     for part, name, prefix in _enums(form):
         part[name] = prefix + part[name].upper()
-    if "rewards" in keys or "attribution_window" in keys:
-        signals = [
+    rule: dict[str, Any] = {name: keys[name] for name in _RULE_KEYS if name in keys}
+    if "rewards" in keys:
+        rule["signals"] = [
             {"signal": f"SIGNAL_{name.upper()}", **({} if reward is None else {"reward": reward})}
-            for name, reward in keys.get("rewards", {}).items()
+            for name, reward in keys["rewards"].items()
         ]
-        form["reward_rule"] = {"signals": signals}
-        if "attribution_window" in keys:
-            form["reward_rule"]["attribution_window"] = keys["attribution_window"]
+    if rule or "rewards" in keys:
+        form["reward_rule"] = rule
     return ParseDict(form, Experiment())
 
 
@@ -68,16 +75,51 @@ def dump_experiment_file(experiment: Experiment, state: str | None = None) -> st
         keys["assignment"]["ttl"] = format_duration(active.assignment.ttl)
     if "reward_rule" in form:
         rule = active.reward_rule
-        # An empty rule is not the same message as none, so one of the two keys must be there.
-        if rule.signals or not rule.HasField("attribution_window"):
+        # An empty rule is not the same message as none, so one key of it must be there.
+        if rule.signals or not any(rule.HasField(name) for name in _RULE_KEYS):
             signals = form["reward_rule"].get("signals", [])
             keys["rewards"] = {entry["signal"].removeprefix("SIGNAL_").lower(): entry.get("reward") for entry in signals}
-        if rule.HasField("attribution_window"):
-            keys["attribution_window"] = format_duration(rule.attribution_window)
+        keys.update(_stated(rule, _RULE_KEYS))
+    if active.HasField("ramp"):
+        keys["ramp"] = _ramp(active.ramp)
     if state is not None:
         keys["state"] = state
     # Nothing is folded: folding changes spaces, and a reader would have to know how.
     return yaml.dump(keys, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=math.inf)
+
+
+def _ramp(ramp: RampRule) -> dict[str, Any]:
+    keys: dict[str, Any] = {"challenger": ramp.challenger_arm_id} if ramp.challenger_arm_id else {}
+    if ramp.stages:
+        keys["stages"] = [_stage(stage) for stage in ramp.stages]
+    if ramp.guardrails:
+        keys["guardrails"] = [_guardrail(guardrail) for guardrail in ramp.guardrails]
+    keys.update(_stated(ramp, ("alpha", "min_coverage")))
+    keys.update({name: True for name in ("strict", "approval") if getattr(ramp, name)})
+    return {**keys, **_stated(ramp, ("warn_after",))}
+
+
+def _stage(stage: RampStage) -> dict[str, Any]:
+    keys = {"cap": _restore(stage.cap), **_stated(stage, ("duration", "min_decisions"))}
+    return {**keys, "guardrails": [_guardrail(guardrail) for guardrail in stage.guardrails]} if stage.guardrails else keys
+
+
+def _guardrail(guardrail: Guardrail) -> dict[str, Any]:
+    metric = Guardrail.Metric.Name(guardrail.metric).removeprefix("METRIC_").lower()
+    return {"metric": metric, **_stated(guardrail, ("limit", "ratio", "latency_over", "clip_usd"))}
+
+
+def _stated(message: Message, names: Iterable[str]) -> dict[str, Any]:
+    """The fields of these that the message states, as a file has them."""
+    found: dict[str, Any] = {}
+    for name in names:
+        if message.HasField(name):
+            value = getattr(message, name)
+            if isinstance(value, DerivedSignals):
+                found[name] = _stated(value, value.DESCRIPTOR.fields_by_name)
+            else:
+                found[name] = format_duration(value) if isinstance(value, Duration) else _restore(value)
+    return found
 
 
 def _enums(form: dict[str, Any]) -> list[tuple[dict[str, Any], str, str]]:
@@ -86,6 +128,9 @@ def _enums(form: dict[str, Any]) -> list[tuple[dict[str, Any], str, str]]:
     for name in ("allocation", "assignment"):
         parts.append((form.get(name, {}), "kind", "KIND_"))
     parts.append((form.get("assignment", {}), "unit", "UNIT_"))
+    ramp = form.get("ramp", {})
+    for part in (ramp, *ramp.get("stages", ())):
+        parts.extend((guardrail, "metric", "METRIC_") for guardrail in part.get("guardrails", ()))
     return [entry for entry in parts if entry[1] in entry[0]]
 
 

@@ -17,7 +17,7 @@ from yaml.composer import ComposerError
 from yaml.reader import Reader
 
 from router.config.errors import FileProblem
-from router.experiment_rules import Steps, render_path
+from router.field_problems import Steps, render_path
 
 #: A nested `config` takes three levels of protobuf messages for each of its own; protobuf stops at 100.
 MAX_DEPTH: Final = 24

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from router.config import ExperimentFileError, dump_experiment_file, load_experiment_file
 from router.config.durations import format_duration, parse_duration
 from router.v1 import types_pb2 as types
-from router.v1.experiments_pb2 import AllocationRule, AssignmentRule, Experiment
+from router.v1.experiments_pb2 import AllocationRule, AssignmentRule, Experiment, Guardrail, RampRule, RewardRule
 
 IDS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,20}", fullmatch=True)
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30)
@@ -29,8 +29,56 @@ CONFIGS = st.dictionaries(
 
 
 def durations(most_s: int) -> st.SearchStrategy[Duration]:
-    seconds = st.integers(1, most_s - 1) | st.sampled_from([60, 3600, 86_400, 7 * 86_400])
+    seconds = st.integers(1, most_s - 1) | st.sampled_from(
+        [whole for whole in (60, 3600, 86_400, 7 * 86_400) if whole < most_s]
+    )
     return st.builds(lambda s, n: Duration(seconds=s, nanos=n), seconds, st.just(0) | st.integers(0, 999_999_999))
+
+
+RATES = st.floats(0, 1, exclude_min=True, exclude_max=True)
+
+
+@st.composite
+def guardrails(draw: st.DrawFn, metrics: list[int]) -> list[Guardrail]:
+    """Valid guardrails on some of these metrics, none twice."""
+    found = []
+    for metric in draw(st.lists(st.sampled_from(metrics), unique=True, min_size=1)):
+        rail = Guardrail(metric=metric)  # type: ignore[arg-type]
+        if draw(st.booleans()):
+            rail.ratio = draw(st.floats(1, 1e9))
+        else:
+            rail.limit = draw(RATES)
+        if metric == Guardrail.METRIC_SLOW:
+            rail.latency_over.CopyFrom(draw(durations(3600)))
+        if metric == Guardrail.METRIC_COST:
+            rail.clip_usd = draw(st.floats(1, 100))
+        found.append(rail)
+    return found
+
+
+@st.composite
+def ramps(draw: st.DrawFn, challenger: str) -> RampRule:
+    """Valid ramps, with every optional field now there, now absent."""
+    own, common = Guardrail.Metric.values()[1:4], Guardrail.Metric.values()[4:]
+    ramp = RampRule(challenger_arm_id=draw(st.sampled_from(["", challenger])))
+    ramp.strict, ramp.approval = draw(st.booleans()), draw(st.booleans())
+    if draw(st.booleans()):
+        caps = sorted(draw(st.lists(RATES, max_size=3, unique=True)))
+        for cap in [*caps, 1.0]:
+            stage = ramp.stages.add(cap=cap, guardrails=draw(guardrails(own)))
+            if draw(st.booleans()):
+                stage.duration.CopyFrom(draw(durations(7_776_000)))
+            if draw(st.booleans()):
+                stage.min_decisions = draw(st.integers(1, 2**53))
+    if draw(st.booleans()):
+        ramp.guardrails.extend(draw(guardrails(common)))
+    if draw(st.booleans()):
+        ramp.alpha = draw(st.floats(0, 0.5, exclude_min=True, exclude_max=True))
+    if draw(st.booleans()):
+        ramp.min_coverage = draw(st.floats(0, 1))
+    if draw(st.booleans()):
+        ramp.warn_after.CopyFrom(draw(durations(7_776_000)))
+    return ramp
 
 
 @st.composite
@@ -69,10 +117,17 @@ def experiments(draw: st.DrawFn) -> Experiment:
     if fixed or draw(st.booleans()):
         experiment.assignment.SetInParent()
         kinds = [AssignmentRule.KIND_STICKY_HASH, AssignmentRule.KIND_STICKY_STORED]
-        experiment.assignment.kind = draw(st.sampled_from(kinds if fixed else AssignmentRule.Kind.values()))
+        if experiment.allocation.kind == AllocationRule.KIND_UNIFORM and len(arm_ids) > 1:
+            kinds += [AssignmentRule.KIND_INTERLEAVED]
+        if not fixed:
+            kinds += [AssignmentRule.KIND_UNSPECIFIED, AssignmentRule.KIND_PER_REQUEST]
+        experiment.assignment.kind = draw(st.sampled_from(kinds))
+        if experiment.assignment.kind == AssignmentRule.KIND_INTERLEAVED:
+            for arm in experiment.arms:
+                arm.ClearField("cap")
         experiment.assignment.unit = draw(st.sampled_from(AssignmentRule.Unit.values()))
         sticky = experiment.assignment.kind == AssignmentRule.KIND_STICKY_STORED
-        if sticky and (ttl := maybe(durations(315_576_000_000))) is not None:
+        if sticky and (ttl := maybe(durations(315_360_000))) is not None:
             experiment.assignment.ttl.CopyFrom(ttl)
     if draw(st.booleans()):
         experiment.reward_rule.SetInParent()
@@ -80,7 +135,31 @@ def experiments(draw: st.DrawFn) -> Experiment:
             experiment.reward_rule.signals.add(signal=signal, reward=maybe(st.floats(0, 1)))
         if (window := maybe(durations(7_776_000))) is not None:
             experiment.reward_rule.attribution_window.CopyFrom(window)
+        add_maturing(draw, experiment.reward_rule)
+    if control >= 0 and experiment.assignment.kind != AssignmentRule.KIND_INTERLEAVED:
+        if draw(st.booleans()):
+            experiment.assignment.holdout = draw(st.floats(0, 0.5))
+        if len(arm_ids) == 2 and draw(st.booleans()):
+            experiment.ramp.CopyFrom(draw(ramps(arm_ids[1 - control])))
     return experiment
+
+
+def add_maturing(draw: st.DrawFn, rule: RewardRule) -> None:
+    """Add what is derived and when it counts, within the attribution window."""
+    window_us = rule.attribution_window.ToMicroseconds() if rule.HasField("attribution_window") else 7 * 86_400 * 10**6
+    if draw(st.booleans()):
+        rule.derived.SetInParent()
+        if draw(st.booleans()):
+            rule.derived.retry_within.CopyFrom(draw(durations(3600)))
+        if draw(st.booleans()):
+            rule.derived.rephrased_similarity = draw(st.floats(0, 1, exclude_min=True))
+            rule.derived.rephrased_within.CopyFrom(draw(durations(86_400)))
+        if draw(st.booleans()):
+            rule.derived.abandon_after.FromMicroseconds(draw(st.integers(10**6, min(window_us, 2_592_000 * 10**6))))
+    if draw(st.booleans()):
+        rule.mature_after.FromMicroseconds(draw(st.integers(1, window_us)))
+        if draw(st.booleans()):
+            rule.no_feedback = draw(st.floats(0, 1))
 
 
 @given(experiments(), st.sampled_from([None, "draft", "running", "paused"]))
@@ -125,10 +204,12 @@ def test_anything_like_yaml_is_read_or_refused(content: str) -> None:
 
 NAMES = ["experiment", "arms", "id", "config", "cap", "allocation", "kind", "floor", "prior", "weights", "rewards"]
 MORE_NAMES = ["assignment", "ttl", "attribution_window", "state", "thumbs_up", "a"]
+RAMP_NAMES = ["ramp", "stages", "guardrails", "metric", "limit", "ratio", "duration", "min_decisions", "derived"]
 JSONISH = st.recursive(
     st.none() | st.booleans() | NUMBERS | TEXT | st.sampled_from(["7d", "a", "fixed", "sticky_hash", "control"]),
     lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*NAMES, *MORE_NAMES]) | TEXT, inner, max_size=5)
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from([*NAMES, *MORE_NAMES, *RAMP_NAMES]) | TEXT, inner, max_size=5)
     ),
     max_leaves=20,
 )
@@ -143,6 +224,13 @@ JSONISH = st.recursive(
             "rewards": JSONISH,
             "attribution_window": JSONISH,
             "state": JSONISH,
+            "derived": JSONISH,
+            "mature_after": JSONISH,
+            "ramp": JSONISH
+            | st.fixed_dictionaries(
+                {},
+                optional={"stages": st.lists(JSONISH, max_size=2), "guardrails": st.lists(JSONISH, max_size=2)},
+            ),
         },
     )
 )

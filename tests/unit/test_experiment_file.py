@@ -18,9 +18,10 @@ from router.config import (
     experiment_json_schema,
     load_experiment_file,
 )
+from router.config.rollout_shape import GuardrailShape, RampShape
 from router.config.shape import AllocationShape, ArmShape, AssignmentShape, SignalName
 from router.v1 import types_pb2 as types
-from router.v1.experiments_pb2 import AllocationRule, AssignmentRule, Experiment
+from router.v1.experiments_pb2 import AllocationRule, AssignmentRule, Experiment, Guardrail
 
 DESIGN = """\
 experiment: support-model
@@ -89,6 +90,115 @@ def test_every_key() -> None:
         (types.SIGNAL_TASK_COMPLETED, 1.0),
     ]
     assert experiment.reward_rule.attribution_window.ToTimedelta().total_seconds() == 1.5
+
+
+#: Completes a fragment about a ramp to a file: five lines come before the fragment.
+RAMP = "experiment: e\narms:\n  - {id: a, role: control}\n  - {id: b}\nramp:\n"
+
+
+def test_every_key_of_a_rollout() -> None:
+    text = (
+        "experiment: e\n"
+        "arms: [{id: a, role: control}, {id: b}, {id: c}]\n"
+        "assignment: {holdout: 0.05}\n"
+        "derived: {retry_within: 10s, abandon_after: 30m, rephrased_similarity: 0.8, rephrased_within: 5m}\n"
+        "mature_after: 45m\n"
+        "no_feedback: 0\n"
+        "ramp:\n"
+        "  challenger: c\n"
+        "  stages:\n"
+        "    - {cap: 0.05, duration: 2h, guardrails: [{metric: retry, limit: 0.15}], min_decisions: 100}\n"
+        "    - {cap: 1}\n"
+        "  guardrails:\n"
+        "    - {metric: slow, latency_over: 250ms, ratio: 1.5}\n"
+        "    - {metric: cost, limit: 0.02, clip_usd: 0.2}\n"
+        "  alpha: 0.1\n"
+        "  min_coverage: 0\n"
+        "  strict: true\n"
+        "  approval: true\n"
+        "  warn_after: 6h\n"
+    )
+    experiment = load(text)
+    derived, rule, ramp = experiment.reward_rule.derived, experiment.reward_rule, experiment.ramp
+    assert experiment.assignment.holdout == 0.05
+    assert (derived.retry_within.seconds, derived.abandon_after.seconds) == (10, 1800)
+    assert (derived.rephrased_similarity, derived.rephrased_within.seconds) == (0.8, 300)
+    assert (rule.mature_after.seconds, rule.no_feedback, rule.HasField("no_feedback")) == (2700, 0, True)
+    assert ramp.challenger_arm_id == "c"
+    first, last = ramp.stages
+    assert (first.cap, first.duration.seconds, first.min_decisions) == (0.05, 7200, 100)
+    assert [(rail.metric, rail.limit) for rail in first.guardrails] == [(Guardrail.METRIC_RETRY, 0.15)]
+    assert (last.cap, last.HasField("duration"), last.HasField("min_decisions")) == (1, False, False)
+    slow, cost = ramp.guardrails
+    assert (slow.metric, slow.latency_over.ToMilliseconds(), slow.ratio) == (Guardrail.METRIC_SLOW, 250, 1.5)
+    assert (cost.metric, cost.limit, cost.clip_usd) == (Guardrail.METRIC_COST, 0.02, 0.2)
+    assert (ramp.alpha, ramp.min_coverage, ramp.strict, ramp.approval) == (0.1, 0, True, True)
+    assert ramp.HasField("min_coverage")
+    assert ramp.warn_after.seconds == 6 * 3600
+    written = dump_experiment_file(experiment)
+    assert load(written) == experiment
+    # What an operator reads: durations and whole numbers as people write them, in the order of the documentation.
+    assert yaml.safe_load(written) == yaml.safe_load(text.replace("mature_after: 45m", "mature_after: 45m"))
+    assert list(yaml.safe_load(written)["ramp"]) == list(RampShape.model_fields)
+
+
+def test_an_empty_ramp_is_a_ramp() -> None:
+    experiment = load(RAMP.replace("ramp:\n", "ramp: {}\n"))
+    assert experiment.HasField("ramp")
+    text = dump_experiment_file(experiment)
+    assert "ramp: {}\n" in text
+    assert load(text) == experiment
+    assert not load(BASE).HasField("ramp")
+
+
+@pytest.mark.parametrize(
+    ("fragment", "line", "path", "message", "hint"),
+    [
+        ("  chalenger: b\n", 6, "ramp.chalenger", "unknown key", "did you mean 'challenger'?"),
+        ("  stages:\n    - {cap: 1, durration: 1h}\n", 7, "ramp.stages[0].durration", "unknown key", "'duration'"),
+        ("  guardrails: [{metric: retry, limt: 1}]\n", 6, "ramp.guardrails[0].limt", "unknown key", "'limit'"),
+        (
+            "  stages:\n    - cap: 1\n      guardrails:\n        - {metric: slo, limit: 0.1}\n",
+            9,
+            "ramp.stages[0].guardrails[0].metric",
+            "must be retry, rephrase, abandonment, error, slow or cost, not 'slo'",
+            "did you mean 'slow'?",
+        ),
+        ("  stages: []\n", 6, "ramp.stages", "is empty", "leave the key out"),
+        ("  stages: [{duration: 1h}]\n", 6, "ramp.stages[0].cap", "is required", ""),
+        ("  stages: [{cap: 1, min_decisions: 1.5}]\n", 6, "ramp.stages[0].min_decisions", "a whole number, not 1.5", ""),
+        ("  stages: [{cap: 1, min_decisions: 0}]\n", 6, "ramp.stages[0].min_decisions", "greater than or equal to 1", ""),
+        ("  strict: 1\n", 6, "ramp.strict", "must be true or false, not 1", ""),
+        ("  warn_after: 24\n", 6, "ramp.warn_after", "24 has no unit", "2h"),
+        ("  alpha: 0.5\n", 6, "ramp.alpha", "0.5 must be greater than 0 and less than 0.5", ""),
+        ("  guardrails: [{metric: error}]\n", 6, "ramp.guardrails[0]", "must have limit or ratio", ""),
+        (
+            "  guardrails:\n    - {metric: error, limit: 0.1, ratio: 2}\n",
+            7,
+            "ramp.guardrails[0]",
+            "has limit and ratio, it must have exactly one of them",
+            "",
+        ),
+        # rules across fields, in the words of the file
+        ("  challenger: a\n", 6, "ramp.challenger", "'a' is the control", ""),
+        ("  challenger: bb\n", 6, "ramp.challenger", "no arm has this id", "did you mean 'b'?"),
+        (
+            "  stages:\n    - {cap: 0.5}\n    - {cap: 0.2}\n    - {cap: 1}\n  guardrails: [{metric: retry, limit: 0.1}]\n",
+            8,
+            "ramp.stages[1].cap",
+            "0.2 must be greater than 0.5, the cap of the stage before",
+            "",
+        ),
+        ("  guardrails: [{metric: slow, limit: 0.1}]\n", 6, "ramp.guardrails[0].latency_over", "must have one", ""),
+    ],
+)
+def test_mistakes_in_ramps(fragment: str, line: int, path: str, message: str, hint: str) -> None:
+    expect(RAMP + fragment, line, path, message, hint)
+
+
+def test_two_bounds_show_beside_an_unknown_key() -> None:
+    problems = problems_of(RAMP + "  guardrails:\n    - {metric: error, limit: 0.1, ratio: 2, x: 1}\n")
+    assert [(p.line, p.path) for p in problems] == [(7, "ramp.guardrails[0]"), (7, "ramp.guardrails[0].x")]
 
 
 @pytest.mark.parametrize(
@@ -229,6 +339,12 @@ def test_every_key() -> None:
             "only a sticky_stored assignment expires",
             "sticky_stored",
         ),
+        ("assignment: {holdout: 0.6}\n", 4, "assignment.holdout", "0.6 must be greater than or equal to 0 and less", ""),
+        ("derived: {retry_in: 1s}\n", 4, "derived.retry_in", "unknown key", "did you mean 'retry_within'?"),
+        ("derived: {retry_within: 0s}\n", 4, "derived.retry_within", "greater than 0s", ""),
+        ("derived: {abandon_after: 500ms}\n", 4, "derived.abandon_after", "greater than or equal to 1s", ""),
+        ("no_feedback: null\n", 4, "no_feedback", "has no value", "leave the key out"),
+        ("no_feedback: 0\n", 4, "no_feedback", "silence counts only once a decision has matured", "mature_after"),
         ("allocation: {floor: 0.49}\n", None, "", "", ""),
     ],
 )
@@ -439,6 +555,7 @@ def test_the_rules_take_any_message() -> None:
     experiment.reward_rule.signals.add(signal=types.SIGNAL_THUMBS_UP)
     paths = [problem.path for problem in rules.cross_field_problems(experiment)]
     assert paths == [
+        "arms",
         "allocation.weights.a",
         "allocation.weights.b",
         'allocation.weights["q\\"\\\\"]',
@@ -504,6 +621,7 @@ def test_the_schema_names_every_choice_of_the_proto() -> None:
         (AllocationShape, "kind"): AllocationRule.Kind,
         (AssignmentShape, "kind"): AssignmentRule.Kind,
         (AssignmentShape, "unit"): AssignmentRule.Unit,
+        (GuardrailShape, "metric"): Guardrail.Metric,
     }
     definitions = experiment_json_schema()["$defs"]
     for (model, key), enum in choices.items():
@@ -539,6 +657,8 @@ def valid(value: Any, schema: dict[str, Any], root: dict[str, Any]) -> bool:
         "array": list,
         "string": str,
         "number": (int, float),
+        "integer": int,
+        "boolean": bool,
         "null": type(None),
     }
     named = schema.get("type", list(types_of))
@@ -575,6 +695,31 @@ def test_the_example_is_valid_as_it_stands_and_with_its_defaults() -> None:
     assert [arm.arm_id for arm in load(commented_example()).arms] == ["haiku", "sonnet"]
 
 
+def shown_block(name: str) -> dict[str, Any]:
+    """A block that the example shows in its comments, as it would stand in a file."""
+    text = re.search(rf"^#   {name}:\n(?:#     .*\n)+", commented_example(), re.MULTILINE)
+    assert text is not None
+    found: dict[str, Any] = yaml.safe_load(re.sub(r"^#   ", "", text[0], flags=re.MULTILINE))
+    return found
+
+
+def test_what_the_example_shows_in_comments_is_valid() -> None:
+    schema = experiment_json_schema()
+    whole = {**yaml.safe_load(commented_example()), **shown_block("derived"), **shown_block("ramp")}
+    assert valid(whole, schema, schema)
+    experiment = load(json.dumps(whole))
+    assert [rail.metric for rail in experiment.ramp.guardrails] == [
+        Guardrail.METRIC_RETRY,
+        Guardrail.METRIC_ERROR,
+        Guardrail.METRIC_SLOW,
+        Guardrail.METRIC_COST,
+    ]
+    assert set(shown_block("derived")["derived"]) == set(schema["$defs"]["DerivedShape"]["properties"])
+    assert (
+        whole["derived"]["rephrased_within"] == schema["$defs"]["DerivedShape"]["properties"]["rephrased_within"]["default"]
+    )
+
+
 def test_the_example_says_nothing_but_the_defaults() -> None:
     file = load_experiment_file(uncommented(commented_example()))
     shown, stated = file.experiment, load(commented_example())
@@ -586,6 +731,8 @@ def test_the_example_says_nothing_but_the_defaults() -> None:
     assert (shown.allocation.prior.alpha, shown.allocation.prior.beta) == rules.DEFAULT_PRIOR
     assert shown.assignment.kind == rules.assignment_kind(stated)
     assert shown.assignment.unit == AssignmentRule.UNIT_USER
+    assert shown.assignment.holdout == 0
+    assert shown.reward_rule.mature_after.ToMicroseconds() == 0
     rewards = {s.signal: s.reward * MICROS if s.HasField("reward") else None for s in shown.reward_rule.signals}
     assert rewards == {int(signal): micros for signal, micros in DEFAULT_SIGNAL_MICROS.items()}
     assert shown.reward_rule.attribution_window.seconds == rules.DEFAULT_ATTRIBUTION_WINDOW_S
