@@ -64,7 +64,7 @@ def _wrap(handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any
             validate(request)
             return await behave(request, context)
         except Exception as error:
-            service_error = as_service_error(error)
+            service_error = as_service_error(error, log_fields(request))
         if service_error.retry_after_ms is not None:
             # What gRPC's own retries read; RetryInfo is for people and for other clients.
             context.set_trailing_metadata((("grpc-retry-pushback-ms", str(service_error.retry_after_ms)),))
@@ -78,14 +78,25 @@ def _serialize(reply: Message | bytes) -> bytes:
     return reply if isinstance(reply, bytes) else reply.SerializeToString()
 
 
-def as_service_error(error: Exception) -> ServiceError:
-    """Return the error that a client may see for `error`."""
+#: What of a request names the interaction that a line of the log is about. Units may be people, and so are left out.
+_LOGGED = ("experiment_id", "decision_id", "session_id", "turn_id", "request_id", "interleaving_id")
+
+
+def log_fields(request: object) -> dict[str, str]:
+    """Return the fields of a request by which its log lines can be joined to decisions; empty ones are left out."""
+    found = {name: getattr(request, name, "") for name in _LOGGED}
+    arm_id = getattr(request, "arm_id", "") or getattr(request, "force_arm_id", "")
+    return {name: value for name, value in {**found, "arm_id": arm_id}.items() if value}
+
+
+def as_service_error(error: Exception, fields: Mapping[str, str] | None = None) -> ServiceError:
+    """Return the error that a client may see for `error`; `fields` go to the log with it."""
     if isinstance(error, ServiceError):
         return error
     if isinstance(error, StorageUnavailableError):
-        log.warning("a call ended because Postgres is away: %s", error)
+        log.warning("a call ended because Postgres is away: %s", error, extra=fields)
         return UnavailableError("Postgres cannot be reached or cannot write just now", retry_after_ms=1000)
     error_id = secrets.token_hex(8)
     kind = "storage refused" if isinstance(error, StorageError) else "unexpected error"
-    log.error("%s, error id %s", kind, error_id, exc_info=error)
+    log.error("%s, error id %s", kind, error_id, exc_info=error, extra={**(fields or {}), "error_id": error_id})
     return InternalError(f"a fault of the router: its log tells more under {error_id}", metadata={"error_id": error_id})

@@ -70,18 +70,37 @@ ALTER TABLE policy_versions ADD COLUMN matured_to timestamptz;
 COMMENT ON COLUMN policy_versions.matured_to IS
     'Outcomes of decisions made until then are in the evidence, later ones wait; null: every outcome counts at once';
 
+ALTER TABLE outcomes ADD COLUMN decided_at timestamptz;
+COMMENT ON COLUMN outcomes.decided_at IS 'When the decision was made, where the outcome had to wait; null: it counted at once';
+
 CREATE TABLE pending_outcomes (
-    incarnation bigint NOT NULL REFERENCES experiments,
+    incarnation bigint NOT NULL,
     decided_at timestamptz NOT NULL,
     decision_day date NOT NULL,
     decision_key uuid NOT NULL,
     PRIMARY KEY (incarnation, decided_at, decision_key)
-);
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000);
 COMMENT ON TABLE pending_outcomes IS 'Decisions with an outcome that is not in the evidence yet, because they are too young';
 COMMENT ON COLUMN pending_outcomes.incarnation IS 'The experiment';
-COMMENT ON COLUMN pending_outcomes.decided_at IS 'When the decision was made';
-COMMENT ON COLUMN pending_outcomes.decision_day IS 'Its day, in UTC';
+COMMENT ON COLUMN pending_outcomes.decided_at IS 'As in outcomes';
+COMMENT ON COLUMN pending_outcomes.decision_day IS 'The day of the decision, in UTC';
 COMMENT ON COLUMN pending_outcomes.decision_key IS 'The decision';
+
+ALTER TABLE reward_rules ADD COLUMN policy_version bigint;
+COMMENT ON COLUMN reward_rules.policy_version IS
+    'The first policy that decisions by this rule are drawn from; null: before any policy that is still drawn from';
+"""
+
+# The log of decisions names the policy, not the rule. A trigger, because routers of the version before still write rules
+# while replicas are replaced. The lock keeps the policy version from moving until the one who writes the rule moves it.
+RULES = """
+CREATE FUNCTION reward_rule_policy() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    SELECT v.policy_version + CASE WHEN NEW.version > 1 THEN 1 ELSE 0 END INTO NEW.policy_version
+    FROM policy_versions v WHERE v.incarnation = NEW.incarnation FOR UPDATE;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER reward_rules_policy BEFORE INSERT ON reward_rules FOR EACH ROW EXECUTE FUNCTION reward_rule_policy();
 """
 
 INTERLEAVINGS = """
@@ -122,8 +141,59 @@ COMMENT ON COLUMN interleaving_credits.occurred_at IS 'When';
 COMMENT ON COLUMN interleaving_credits.received_at IS 'When the router heard of it';
 """
 
+VIEWS = """
+CREATE VIEW arm_metrics AS
+SELECT x.experiment_id, a.arm_id, a.version AS arm_version, d.decision_day AS day, d.reason = 'holdout' AS holdout,
+       count(*) AS interactions, count(*) FILTER (WHERE e.covered) AS covered,
+       count(*) FILTER (WHERE e.retry) AS retries, count(*) FILTER (WHERE e.rephrase) AS rephrases,
+       count(*) FILTER (WHERE e.abandonment) AS abandonments, count(*) FILTER (WHERE e.follow_up) AS follow_ups,
+       count(*) FILTER (WHERE e.completion) AS completions,
+       count(*) FILTER (WHERE e.covered)::float8 / count(*) AS coverage,
+       count(*) FILTER (WHERE e.retry)::float8 / count(*) AS retry_rate,
+       count(*) FILTER (WHERE e.rephrase)::float8 / count(*) AS rephrase_rate,
+       count(*) FILTER (WHERE e.abandonment)::float8 / count(*) AS abandonment_rate,
+       count(*) FILTER (WHERE e.follow_up)::float8 / count(*) AS follow_up_rate,
+       count(*) FILTER (WHERE e.completion)::float8 / count(*) AS completion_rate,
+       count(o.reward_micros) AS outcomes, (avg(o.reward_micros) / 1000000)::float8 AS mean_reward
+FROM experiments x
+JOIN decisions d USING (incarnation)
+JOIN arms a ON a.incarnation = d.incarnation AND a.arm = d.arm
+LEFT JOIN LATERAL (
+    SELECT true AS covered, bool_or(signal = 'immediate_retry') AS retry, bool_or(signal = 'rephrased_query') AS rephrase,
+           bool_or(signal = 'session_abandoned') AS abandonment, bool_or(signal = 'follow_up_question') AS follow_up,
+           bool_or(signal = 'task_completed') AS completion
+    FROM (SELECT coalesce(signal, details ->> 'signal') AS signal FROM events
+          WHERE decision_day = d.decision_day AND decision_key = d.decision_key AND status <> 'late') s
+    HAVING count(*) > 0
+) e ON true
+LEFT JOIN outcomes o ON o.decision_day = d.decision_day AND o.decision_key = d.decision_key
+WHERE d.reason <> 'forced'
+GROUP BY x.experiment_id, a.arm_id, a.version, d.decision_day, d.reason = 'holdout';
+COMMENT ON VIEW arm_metrics IS 'What users did after the decisions of a day, by arm: for dashboards, not for significance';
+COMMENT ON COLUMN arm_metrics.experiment_id IS 'The experiment';
+COMMENT ON COLUMN arm_metrics.arm_id IS 'The arm';
+COMMENT ON COLUMN arm_metrics.arm_version IS 'Another model or config under the same arm id is another version';
+COMMENT ON COLUMN arm_metrics.day IS 'The day of the decisions, in UTC; say which days you want, others are not read then';
+COMMENT ON COLUMN arm_metrics.holdout IS 'Whether these are the decisions for units that are held out';
+COMMENT ON COLUMN arm_metrics.interactions IS 'Decisions; forced ones do not count';
+COMMENT ON COLUMN arm_metrics.covered IS 'Those with any event within the attribution window, as in all that follows';
+COMMENT ON COLUMN arm_metrics.retries IS 'Those with immediate_retry';
+COMMENT ON COLUMN arm_metrics.rephrases IS 'Those with rephrased_query';
+COMMENT ON COLUMN arm_metrics.abandonments IS 'Those with session_abandoned';
+COMMENT ON COLUMN arm_metrics.follow_ups IS 'Those with follow_up_question';
+COMMENT ON COLUMN arm_metrics.completions IS 'Those with task_completed';
+COMMENT ON COLUMN arm_metrics.coverage IS 'covered / interactions';
+COMMENT ON COLUMN arm_metrics.retry_rate IS 'retries / interactions';
+COMMENT ON COLUMN arm_metrics.rephrase_rate IS 'rephrases / interactions';
+COMMENT ON COLUMN arm_metrics.abandonment_rate IS 'abandonments / interactions';
+COMMENT ON COLUMN arm_metrics.follow_up_rate IS 'follow_ups / interactions';
+COMMENT ON COLUMN arm_metrics.completion_rate IS 'completions / interactions';
+COMMENT ON COLUMN arm_metrics.outcomes IS 'Those with an outcome; of units that are held out none has one here, see GetMetrics';
+COMMENT ON COLUMN arm_metrics.mean_reward IS 'The mean of the outcomes; null without any';
+"""
+
 
 def upgrade() -> None:
     """Create what rollouts need; nothing that is there is rewritten."""
-    for statements in (RAMPS, DECISIONS, MATURING, INTERLEAVINGS):
+    for statements in (RAMPS, DECISIONS, MATURING, RULES, INTERLEAVINGS, VIEWS):
         op.execute(statements)

@@ -1,6 +1,7 @@
 """PosteriorService: what the router believes about each arm."""
 
 import asyncio
+from collections.abc import Callable
 
 import numpy as np
 
@@ -10,8 +11,10 @@ from router.errors import NotFoundError
 from router.experiment import Definition
 from router.policy import compile_policy
 from router.services import Context
+from router.services.metrics import metrics_of, signal_rewards, span_of, warnings_of, with_held_out
 from router.storage import experiments
 from router.storage.database import Database
+from router.storage.metrics import read_counts, read_held_out, read_recorded
 from router.storage.policies import EvidenceReading, read_evidence
 from router.v1 import posteriors_pb2 as pb
 from router.v1 import posteriors_pb2_grpc, types_pb2
@@ -20,8 +23,10 @@ from router.v1 import posteriors_pb2_grpc, types_pb2
 class PosteriorService(posteriors_pb2_grpc.PosteriorServiceServicer):
     """Implements `router.v1.PosteriorService`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, clock_us: Callable[[], int]) -> None:
+        """`clock_us` gives microseconds since the epoch."""
         self._database = database
+        self._clock_us = clock_us
 
     async def GetPosterior(self, request: pb.GetPosteriorRequest, context: Context) -> pb.GetPosteriorResponse:
         """See the proto."""
@@ -32,6 +37,29 @@ class PosteriorService(posteriors_pb2_grpc.PosteriorServiceServicer):
             (reading,) = await read_evidence(connection, [found[0].incarnation])
         # Off the event loop: for many arms this takes longer than a Route call may wait.
         return await asyncio.to_thread(posterior_message, found[0], reading)
+
+    async def GetMetrics(self, request: pb.GetMetricsRequest, context: Context) -> pb.GetMetricsResponse:
+        """See the proto."""
+        async with self._database.snapshot() as connection:
+            found = await experiments.read(connection, request.experiment_id)
+            if found is None:
+                raise NotFoundError.of_experiment(request.experiment_id)
+            definition = found[0]
+            recorded = await read_recorded(connection, definition.incarnation)
+            span = span_of(request, recorded, self._clock_us())
+            counts = [] if span is None else await read_counts(connection, definition.incarnation, span)
+            held_out = []
+            if span is not None and any(row.holdout for row in counts):
+                rewards = signal_rewards(definition)
+                held_out = await read_held_out(connection, definition.incarnation, span, rewards)
+        counts = with_held_out(counts, held_out)
+        reply = pb.GetMetricsResponse(
+            experiment_id=definition.experiment_id,
+            metrics=metrics_of(definition, span, counts) if span is not None else [],
+            warnings=warnings_of(definition, counts, held_out),
+        )
+        reply.as_of.FromDatetime(recorded.as_of)
+        return reply
 
 
 def posterior_message(definition: Definition, reading: EvidenceReading) -> pb.GetPosteriorResponse:

@@ -33,7 +33,8 @@ BEGIN
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'bandit_router_reader') THEN
         EXECUTE format('GRANT USAGE ON SCHEMA %I TO bandit_router_reader', current_schema());
         GRANT SELECT ON experiments, arms, reward_rules, policy_versions, evidence, evidence_base, evidence_all,
-            retention, allocations, decisions, events, outcomes, posterior_latest, decision_log TO bandit_router_reader;
+            retention, allocations, decisions, events, outcomes, posterior_latest, decision_log, arm_metrics,
+            interleavings, interleaving_credits TO bandit_router_reader;
     END IF;
 EXCEPTION
     WHEN insufficient_privilege THEN NULL;

@@ -26,7 +26,7 @@ from router.buf.validate import validate_pb2 as buf_dot_validate_dot_validate__p
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1arouter/v1/interleave.proto\x12\trouter.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x88\x02\n\x11InterleaveRequest\x12\x42\n\rexperiment_id\x18\x01 \x01(\tB+\xbaH(r&\x10\x01\x18\x80\x01\x32\x1f^[A-Za-z0-9][A-Za-z0-9._:/@-]*$\x12.\n\x07unit_id\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x18\x80\x02\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12\x31\n\nrequest_id\x18\x03 \x01(\tB\x1d\xbaH\x1ar\x18\x18\x80\x02\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12\x30\n\x08rankings\x18\x04 \x03(\x0b\x32\x12.router.v1.RankingB\n\xbaH\x07\x92\x01\x04\x08\x02\x10\x14\x12\x1a\n\x06length\x18\x05 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xc8\x01(\x00\"O\n\x07Ranking\x12\x1a\n\x06\x61rm_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12(\n\x08item_ids\x18\x02 \x03(\tB\x16\xbaH\x13\x92\x01\x10\x08\x01\x10\xe8\x07\x18\x01\"\x07r\x05\x10\x01\x18\x80\x02\"X\n\x12InterleaveResponse\x12\x17\n\x0finterleaving_id\x18\x01 \x01(\t\x12)\n\x05items\x18\x02 \x03(\x0b\x32\x1a.router.v1.InterleavedItem\"2\n\x0fInterleavedItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x0e\n\x06\x61rm_id\x18\x02 \x01(\t\"\x8b\x01\n\rCreditRequest\x12#\n\x0finterleaving_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x10\x12$\n\tpositions\x18\x02 \x03(\x05\x42\x11\xbaH\x0e\x92\x01\x0b\x08\x01\x10\xc8\x01\"\x04\x1a\x02(\x00\x12/\n\x0boccurred_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"7\n\x0e\x43reditResponse\x12%\n\x07\x63redits\x18\x01 \x03(\x0b\x32\x14.router.v1.ArmCredit\"+\n\tArmCredit\x12\x0e\n\x06\x61rm_id\x18\x01 \x01(\t\x12\x0e\n\x06\x63redit\x18\x02 \x01(\x03\"[\n\x15GetPreferencesRequest\x12\x42\n\rexperiment_id\x18\x01 \x01(\tB+\xbaH(r&\x10\x01\x18\x80\x01\x32\x1f^[A-Za-z0-9][A-Za-z0-9._:/@-]*$\"\x84\x01\n\x16GetPreferencesResponse\x12\x15\n\rexperiment_id\x18\x01 \x01(\t\x12\x15\n\rinterleavings\x18\x02 \x01(\x03\x12\x10\n\x08\x63redited\x18\x03 \x01(\x03\x12*\n\x0bpreferences\x18\x04 \x03(\x0b\x32\x15.router.v1.Preference\"\xb1\x01\n\nPreference\x12\x0e\n\x06\x61rm_id\x18\x01 \x01(\t\x12\x14\n\x0cother_arm_id\x18\x02 \x01(\t\x12\x0c\n\x04wins\x18\x03 \x01(\x03\x12\x0e\n\x06losses\x18\x04 \x01(\x03\x12\x0c\n\x04ties\x18\x05 \x01(\x03\x12\x15\n\x08win_rate\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05lower\x18\x07 \x01(\x01\x12\r\n\x05upper\x18\x08 \x01(\x01\x12\x0f\n\x07p_value\x18\t \x01(\x01\x42\x0b\n\t_win_rate\"\x95\x01\n\x13\x43ompareTurnsRequest\x12\x42\n\rexperiment_id\x18\x01 \x01(\tB+\xbaH(r&\x10\x01\x18\x80\x01\x32\x1f^[A-Za-z0-9][A-Za-z0-9._:/@-]*$\x12\x1a\n\x06\x61rm_id\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x1e\n\x0cother_arm_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"\x99\x01\n\x14\x43ompareTurnsResponse\x12)\n\x06paired\x18\x01 \x01(\x0b\x32\x19.router.v1.TurnDifference\x12-\n\nfirst_turn\x18\x02 \x01(\x0b\x32\x19.router.v1.TurnDifference\x12\x0f\n\x07p_value\x18\x03 \x01(\x01\x12\x16\n\x0e\x65xcluded_turns\x18\x04 \x01(\x03\"t\n\x0eTurnDifference\x12\x15\n\x08\x65stimate\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x0e\n\x06stderr\x18\x02 \x01(\x01\x12\r\n\x05lower\x18\x03 \x01(\x01\x12\r\n\x05upper\x18\x04 \x01(\x01\x12\x10\n\x08sessions\x18\x05 \x01(\x03\x42\x0b\n\t_estimate2\xc5\x02\n\x11InterleaveService\x12I\n\nInterleave\x12\x1c.router.v1.InterleaveRequest\x1a\x1d.router.v1.InterleaveResponse\x12=\n\x06\x43redit\x12\x18.router.v1.CreditRequest\x1a\x19.router.v1.CreditResponse\x12U\n\x0eGetPreferences\x12 .router.v1.GetPreferencesRequest\x1a!.router.v1.GetPreferencesResponse\x12O\n\x0c\x43ompareTurns\x12\x1e.router.v1.CompareTurnsRequest\x1a\x1f.router.v1.CompareTurnsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1arouter/v1/interleave.proto\x12\trouter.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x88\x02\n\x11InterleaveRequest\x12\x42\n\rexperiment_id\x18\x01 \x01(\tB+\xbaH(r&\x10\x01\x18\x80\x01\x32\x1f^[A-Za-z0-9][A-Za-z0-9._:/@-]*$\x12.\n\x07unit_id\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x18\x80\x02\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12\x31\n\nrequest_id\x18\x03 \x01(\tB\x1d\xbaH\x1ar\x18\x18\x80\x02\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12\x30\n\x08rankings\x18\x04 \x03(\x0b\x32\x12.router.v1.RankingB\n\xbaH\x07\x92\x01\x04\x08\x02\x10\x14\x12\x1a\n\x06length\x18\x05 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xc8\x01(\x00\"d\n\x07Ranking\x12\x1a\n\x06\x61rm_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12=\n\x08item_ids\x18\x02 \x03(\tB+\xbaH(\x92\x01%\x08\x01\x10\xe8\x07\x18\x01\"\x1cr\x1a\x10\x01\x18\x80\x02\x32\x13^[^\\x00-\\x1f\\x7f]*$\"X\n\x12InterleaveResponse\x12\x17\n\x0finterleaving_id\x18\x01 \x01(\t\x12)\n\x05items\x18\x02 \x03(\x0b\x32\x1a.router.v1.InterleavedItem\"2\n\x0fInterleavedItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\x0e\n\x06\x61rm_id\x18\x02 \x01(\t\"\x8b\x01\n\rCreditRequest\x12#\n\x0finterleaving_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x10\x12$\n\tpositions\x18\x02 \x03(\x05\x42\x11\xbaH\x0e\x92\x01\x0b\x08\x01\x10\xc8\x01\"\x04\x1a\x02(\x00\x12/\n\x0boccurred_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"7\n\x0e\x43reditResponse\x12%\n\x07\x63redits\x18\x01 \x03(\x0b\x32\x14.router.v1.ArmCredit\"+\n\tArmCredit\x12\x0e\n\x06\x61rm_id\x18\x01 \x01(\t\x12\x0e\n\x06\x63redit\x18\x02 \x01(\x03\"[\n\x15GetPreferencesRequest\x12\x42\n\rexperiment_id\x18\x01 \x01(\tB+\xbaH(r&\x10\x01\x18\x80\x01\x32\x1f^[A-Za-z0-9][A-Za-z0-9._:/@-]*$\"\x84\x01\n\x16GetPreferencesResponse\x12\x15\n\rexperiment_id\x18\x01 \x01(\t\x12\x15\n\rinterleavings\x18\x02 \x01(\x03\x12\x10\n\x08\x63redited\x18\x03 \x01(\x03\x12*\n\x0bpreferences\x18\x04 \x03(\x0b\x32\x15.router.v1.Preference\"\xd9\x01\n\nPreference\x12\x0e\n\x06\x61rm_id\x18\x01 \x01(\t\x12\x14\n\x0cother_arm_id\x18\x02 \x01(\t\x12\x0c\n\x04wins\x18\x03 \x01(\x03\x12\x0e\n\x06losses\x18\x04 \x01(\x03\x12\x0c\n\x04ties\x18\x05 \x01(\x03\x12\x15\n\x08win_rate\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05lower\x18\x07 \x01(\x01\x12\r\n\x05upper\x18\x08 \x01(\x01\x12\x0f\n\x07p_value\x18\t \x01(\x01\x12\x0f\n\x07version\x18\n \x01(\x05\x12\x15\n\rother_version\x18\x0b \x01(\x05\x42\x0b\n\t_win_rate\"\x95\x01\n\x13\x43ompareTurnsRequest\x12\x42\n\rexperiment_id\x18\x01 \x01(\tB+\xbaH(r&\x10\x01\x18\x80\x01\x32\x1f^[A-Za-z0-9][A-Za-z0-9._:/@-]*$\x12\x1a\n\x06\x61rm_id\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x1e\n\x0cother_arm_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\"\x99\x01\n\x14\x43ompareTurnsResponse\x12)\n\x06paired\x18\x01 \x01(\x0b\x32\x19.router.v1.TurnDifference\x12-\n\nfirst_turn\x18\x02 \x01(\x0b\x32\x19.router.v1.TurnDifference\x12\x0f\n\x07p_value\x18\x03 \x01(\x01\x12\x16\n\x0e\x65xcluded_turns\x18\x04 \x01(\x03\"t\n\x0eTurnDifference\x12\x15\n\x08\x65stimate\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x0e\n\x06stderr\x18\x02 \x01(\x01\x12\r\n\x05lower\x18\x03 \x01(\x01\x12\r\n\x05upper\x18\x04 \x01(\x01\x12\x10\n\x08sessions\x18\x05 \x01(\x03\x42\x0b\n\t_estimate2\xc5\x02\n\x11InterleaveService\x12I\n\nInterleave\x12\x1c.router.v1.InterleaveRequest\x1a\x1d.router.v1.InterleaveResponse\x12=\n\x06\x43redit\x12\x18.router.v1.CreditRequest\x1a\x19.router.v1.CreditResponse\x12U\n\x0eGetPreferences\x12 .router.v1.GetPreferencesRequest\x1a!.router.v1.GetPreferencesResponse\x12O\n\x0c\x43ompareTurns\x12\x1e.router.v1.CompareTurnsRequest\x1a\x1f.router.v1.CompareTurnsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,7 +46,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RANKING'].fields_by_name['arm_id']._loaded_options = None
   _globals['_RANKING'].fields_by_name['arm_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
   _globals['_RANKING'].fields_by_name['item_ids']._loaded_options = None
-  _globals['_RANKING'].fields_by_name['item_ids']._serialized_options = b'\272H\023\222\001\020\010\001\020\350\007\030\001\"\007r\005\020\001\030\200\002'
+  _globals['_RANKING'].fields_by_name['item_ids']._serialized_options = b'\272H(\222\001%\010\001\020\350\007\030\001\"\034r\032\020\001\030\200\0022\023^[^\\x00-\\x1f\\x7f]*$'
   _globals['_CREDITREQUEST'].fields_by_name['interleaving_id']._loaded_options = None
   _globals['_CREDITREQUEST'].fields_by_name['interleaving_id']._serialized_options = b'\272H\007r\005\020\001\030\200\020'
   _globals['_CREDITREQUEST'].fields_by_name['positions']._loaded_options = None
@@ -62,29 +62,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INTERLEAVEREQUEST']._serialized_start=104
   _globals['_INTERLEAVEREQUEST']._serialized_end=368
   _globals['_RANKING']._serialized_start=370
-  _globals['_RANKING']._serialized_end=449
-  _globals['_INTERLEAVERESPONSE']._serialized_start=451
-  _globals['_INTERLEAVERESPONSE']._serialized_end=539
-  _globals['_INTERLEAVEDITEM']._serialized_start=541
-  _globals['_INTERLEAVEDITEM']._serialized_end=591
-  _globals['_CREDITREQUEST']._serialized_start=594
-  _globals['_CREDITREQUEST']._serialized_end=733
-  _globals['_CREDITRESPONSE']._serialized_start=735
-  _globals['_CREDITRESPONSE']._serialized_end=790
-  _globals['_ARMCREDIT']._serialized_start=792
-  _globals['_ARMCREDIT']._serialized_end=835
-  _globals['_GETPREFERENCESREQUEST']._serialized_start=837
-  _globals['_GETPREFERENCESREQUEST']._serialized_end=928
-  _globals['_GETPREFERENCESRESPONSE']._serialized_start=931
-  _globals['_GETPREFERENCESRESPONSE']._serialized_end=1063
-  _globals['_PREFERENCE']._serialized_start=1066
-  _globals['_PREFERENCE']._serialized_end=1243
-  _globals['_COMPARETURNSREQUEST']._serialized_start=1246
-  _globals['_COMPARETURNSREQUEST']._serialized_end=1395
-  _globals['_COMPARETURNSRESPONSE']._serialized_start=1398
-  _globals['_COMPARETURNSRESPONSE']._serialized_end=1551
-  _globals['_TURNDIFFERENCE']._serialized_start=1553
-  _globals['_TURNDIFFERENCE']._serialized_end=1669
-  _globals['_INTERLEAVESERVICE']._serialized_start=1672
-  _globals['_INTERLEAVESERVICE']._serialized_end=1997
+  _globals['_RANKING']._serialized_end=470
+  _globals['_INTERLEAVERESPONSE']._serialized_start=472
+  _globals['_INTERLEAVERESPONSE']._serialized_end=560
+  _globals['_INTERLEAVEDITEM']._serialized_start=562
+  _globals['_INTERLEAVEDITEM']._serialized_end=612
+  _globals['_CREDITREQUEST']._serialized_start=615
+  _globals['_CREDITREQUEST']._serialized_end=754
+  _globals['_CREDITRESPONSE']._serialized_start=756
+  _globals['_CREDITRESPONSE']._serialized_end=811
+  _globals['_ARMCREDIT']._serialized_start=813
+  _globals['_ARMCREDIT']._serialized_end=856
+  _globals['_GETPREFERENCESREQUEST']._serialized_start=858
+  _globals['_GETPREFERENCESREQUEST']._serialized_end=949
+  _globals['_GETPREFERENCESRESPONSE']._serialized_start=952
+  _globals['_GETPREFERENCESRESPONSE']._serialized_end=1084
+  _globals['_PREFERENCE']._serialized_start=1087
+  _globals['_PREFERENCE']._serialized_end=1304
+  _globals['_COMPARETURNSREQUEST']._serialized_start=1307
+  _globals['_COMPARETURNSREQUEST']._serialized_end=1456
+  _globals['_COMPARETURNSRESPONSE']._serialized_start=1459
+  _globals['_COMPARETURNSRESPONSE']._serialized_end=1612
+  _globals['_TURNDIFFERENCE']._serialized_start=1614
+  _globals['_TURNDIFFERENCE']._serialized_end=1730
+  _globals['_INTERLEAVESERVICE']._serialized_start=1733
+  _globals['_INTERLEAVESERVICE']._serialized_end=2058
 # @@protoc_insertion_point(module_scope)

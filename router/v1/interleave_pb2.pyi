@@ -91,7 +91,7 @@ class GetPreferencesResponse(_message.Message):
     def __init__(self, experiment_id: _Optional[str] = ..., interleavings: _Optional[int] = ..., credited: _Optional[int] = ..., preferences: _Optional[_Iterable[_Union[Preference, _Mapping]]] = ...) -> None: ...
 
 class Preference(_message.Message):
-    __slots__ = ("arm_id", "other_arm_id", "wins", "losses", "ties", "win_rate", "lower", "upper", "p_value")
+    __slots__ = ("arm_id", "other_arm_id", "wins", "losses", "ties", "win_rate", "lower", "upper", "p_value", "version", "other_version")
     ARM_ID_FIELD_NUMBER: _ClassVar[int]
     OTHER_ARM_ID_FIELD_NUMBER: _ClassVar[int]
     WINS_FIELD_NUMBER: _ClassVar[int]
@@ -101,6 +101,8 @@ class Preference(_message.Message):
     LOWER_FIELD_NUMBER: _ClassVar[int]
     UPPER_FIELD_NUMBER: _ClassVar[int]
     P_VALUE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    OTHER_VERSION_FIELD_NUMBER: _ClassVar[int]
     arm_id: str
     other_arm_id: str
     wins: int
@@ -110,7 +112,9 @@ class Preference(_message.Message):
     lower: float
     upper: float
     p_value: float
-    def __init__(self, arm_id: _Optional[str] = ..., other_arm_id: _Optional[str] = ..., wins: _Optional[int] = ..., losses: _Optional[int] = ..., ties: _Optional[int] = ..., win_rate: _Optional[float] = ..., lower: _Optional[float] = ..., upper: _Optional[float] = ..., p_value: _Optional[float] = ...) -> None: ...
+    version: int
+    other_version: int
+    def __init__(self, arm_id: _Optional[str] = ..., other_arm_id: _Optional[str] = ..., wins: _Optional[int] = ..., losses: _Optional[int] = ..., ties: _Optional[int] = ..., win_rate: _Optional[float] = ..., lower: _Optional[float] = ..., upper: _Optional[float] = ..., p_value: _Optional[float] = ..., version: _Optional[int] = ..., other_version: _Optional[int] = ...) -> None: ...
 
 class CompareTurnsRequest(_message.Message):
     __slots__ = ("experiment_id", "arm_id", "other_arm_id")

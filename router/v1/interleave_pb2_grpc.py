@@ -66,7 +66,8 @@ class InterleaveServiceServicer:
         anew.
 
         Atomicity: one list or an error. The interleaving is on disk in Postgres before the reply.
-        Ordering: none. With a request_id, a retry gets the same list as long as the rankings are the same.
+        Ordering: none. With a request_id, the same request is the same list, whichever replica answers; with anything in it
+        changed it is another one.
         Limits: 2 to 20 rankings of up to 1,000 items; a list of up to 200.
         Errors: INVALID_ARGUMENT (INVALID_FIELD, ARM_NOT_FOUND), NOT_FOUND (EXPERIMENT_NOT_FOUND), FAILED_PRECONDITION
         (EXPERIMENT_NOT_RUNNING), UNAVAILABLE (STORAGE_UNAVAILABLE).
@@ -81,7 +82,7 @@ class InterleaveServiceServicer:
         Atomicity: all positions or none. Each position credits its arm once, however often it is sent.
         Ordering: none needed.
         Limits: none beyond those of the list.
-        Errors: INVALID_ARGUMENT (INVALID_FIELD, DECISION_ID_*), UNAVAILABLE (STORAGE_UNAVAILABLE).
+        Errors: INVALID_ARGUMENT (INVALID_FIELD; DECISION_ID_* of an interleaving_id), UNAVAILABLE (STORAGE_UNAVAILABLE).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

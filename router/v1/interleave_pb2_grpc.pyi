@@ -38,7 +38,8 @@ class InterleaveServiceStub:
     anew.
 
     Atomicity: one list or an error. The interleaving is on disk in Postgres before the reply.
-    Ordering: none. With a request_id, a retry gets the same list as long as the rankings are the same.
+    Ordering: none. With a request_id, the same request is the same list, whichever replica answers; with anything in it
+    changed it is another one.
     Limits: 2 to 20 rankings of up to 1,000 items; a list of up to 200.
     Errors: INVALID_ARGUMENT (INVALID_FIELD, ARM_NOT_FOUND), NOT_FOUND (EXPERIMENT_NOT_FOUND), FAILED_PRECONDITION
     (EXPERIMENT_NOT_RUNNING), UNAVAILABLE (STORAGE_UNAVAILABLE).
@@ -49,7 +50,7 @@ class InterleaveServiceStub:
     Atomicity: all positions or none. Each position credits its arm once, however often it is sent.
     Ordering: none needed.
     Limits: none beyond those of the list.
-    Errors: INVALID_ARGUMENT (INVALID_FIELD, DECISION_ID_*), UNAVAILABLE (STORAGE_UNAVAILABLE).
+    Errors: INVALID_ARGUMENT (INVALID_FIELD; DECISION_ID_* of an interleaving_id), UNAVAILABLE (STORAGE_UNAVAILABLE).
     """
     GetPreferences: _grpc.UnaryUnaryMultiCallable[_interleave_pb2.GetPreferencesRequest, _interleave_pb2.GetPreferencesResponse]
     """Counts which arm users preferred, pair by pair.
@@ -79,7 +80,8 @@ class InterleaveServiceAsyncStub(InterleaveServiceStub):
     anew.
 
     Atomicity: one list or an error. The interleaving is on disk in Postgres before the reply.
-    Ordering: none. With a request_id, a retry gets the same list as long as the rankings are the same.
+    Ordering: none. With a request_id, the same request is the same list, whichever replica answers; with anything in it
+    changed it is another one.
     Limits: 2 to 20 rankings of up to 1,000 items; a list of up to 200.
     Errors: INVALID_ARGUMENT (INVALID_FIELD, ARM_NOT_FOUND), NOT_FOUND (EXPERIMENT_NOT_FOUND), FAILED_PRECONDITION
     (EXPERIMENT_NOT_RUNNING), UNAVAILABLE (STORAGE_UNAVAILABLE).
@@ -90,7 +92,7 @@ class InterleaveServiceAsyncStub(InterleaveServiceStub):
     Atomicity: all positions or none. Each position credits its arm once, however often it is sent.
     Ordering: none needed.
     Limits: none beyond those of the list.
-    Errors: INVALID_ARGUMENT (INVALID_FIELD, DECISION_ID_*), UNAVAILABLE (STORAGE_UNAVAILABLE).
+    Errors: INVALID_ARGUMENT (INVALID_FIELD; DECISION_ID_* of an interleaving_id), UNAVAILABLE (STORAGE_UNAVAILABLE).
     """
     GetPreferences: _aio.UnaryUnaryMultiCallable[_interleave_pb2.GetPreferencesRequest, _interleave_pb2.GetPreferencesResponse]  # type: ignore[assignment]
     """Counts which arm users preferred, pair by pair.
@@ -123,7 +125,8 @@ class InterleaveServiceServicer(metaclass=_abc_1.ABCMeta):
         anew.
 
         Atomicity: one list or an error. The interleaving is on disk in Postgres before the reply.
-        Ordering: none. With a request_id, a retry gets the same list as long as the rankings are the same.
+        Ordering: none. With a request_id, the same request is the same list, whichever replica answers; with anything in it
+        changed it is another one.
         Limits: 2 to 20 rankings of up to 1,000 items; a list of up to 200.
         Errors: INVALID_ARGUMENT (INVALID_FIELD, ARM_NOT_FOUND), NOT_FOUND (EXPERIMENT_NOT_FOUND), FAILED_PRECONDITION
         (EXPERIMENT_NOT_RUNNING), UNAVAILABLE (STORAGE_UNAVAILABLE).
@@ -140,7 +143,7 @@ class InterleaveServiceServicer(metaclass=_abc_1.ABCMeta):
         Atomicity: all positions or none. Each position credits its arm once, however often it is sent.
         Ordering: none needed.
         Limits: none beyond those of the list.
-        Errors: INVALID_ARGUMENT (INVALID_FIELD, DECISION_ID_*), UNAVAILABLE (STORAGE_UNAVAILABLE).
+        Errors: INVALID_ARGUMENT (INVALID_FIELD; DECISION_ID_* of an interleaving_id), UNAVAILABLE (STORAGE_UNAVAILABLE).
         """
 
     @_abc_1.abstractmethod

@@ -12,6 +12,7 @@ from router.storage.migrate import migrate, migrations_directory, schema_state
 
 ANALYSTS_READ = {
     "allocations",
+    "arm_metrics",
     "arms",
     "decision_log",
     "decisions",
@@ -20,6 +21,8 @@ ANALYSTS_READ = {
     "evidence_all",
     "evidence_base",
     "experiments",
+    "interleaving_credits",
+    "interleavings",
     "outcomes",
     "policy_versions",
     "posterior_latest",
@@ -95,7 +98,12 @@ def test_every_column_of_what_came_after_the_first_release_is_described(database
         silent = connection.execute(
             "SELECT c.relname, a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0"
             " WHERE c.relname = ANY(%s) AND col_description(c.oid, a.attnum) IS NULL",
-            (["evidence_base", "evidence_all", "retention", "dropped_allocations", "posterior_latest"],),
+            (
+                [
+                    *("evidence_base", "evidence_all", "retention", "dropped_allocations", "posterior_latest"),
+                    *("arm_metrics", "interleavings", "interleaving_credits"),
+                ],
+            ),
         ).fetchall()
     assert silent == []
 

@@ -1,0 +1,176 @@
+"""What users did after the decisions of an experiment, counted by period and arm.
+
+Decisions are read by the index on experiment and time, their events and outcomes by primary key; only the partitions of
+the days asked for are looked at. An event counts unless it came after the attribution window.
+
+Nothing is learned from units that are held out, so their decisions have no outcomes. What these would be is folded here from
+their events, by the rules that `bandit.reward` states.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, NamedTuple
+
+from sqlalchemy import text
+
+from router.storage.database import Connection
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of time in periods of equal length, of which the last may be cut short. Microseconds since the epoch."""
+
+    start_us: int
+    #: Not part of it.
+    end_us: int
+    period_us: int
+
+    @property
+    def periods(self) -> int:
+        """How many periods there are, the last one included."""
+        return -(-(self.end_us - self.start_us) // self.period_us)
+
+    def period(self, number: int) -> tuple[int, int]:
+        """Return when a period begins and ends."""
+        start = self.start_us + number * self.period_us
+        return start, min(start + self.period_us, self.end_us)
+
+
+class Recorded(NamedTuple):
+    """When the first and the last decision that is kept were made, in microseconds since the epoch."""
+
+    first_us: int | None
+    last_us: int | None
+    #: Postgres' clock.
+    as_of: datetime
+
+
+class ArmCounts(NamedTuple):
+    """The decisions of one period for one version of an arm, and how many of them had which events."""
+
+    period: int
+    arm: int
+    #: Whether they are those of units that are held out.
+    holdout: bool
+    interactions: int
+    covered: int
+    retries: int
+    rephrases: int
+    abandonments: int
+    follow_ups: int
+    completions: int
+    #: Decisions with an outcome, and the sum of their rewards in millionths.
+    outcomes: int
+    reward_micros: int
+
+
+class SignalReward(NamedTuple):
+    """What a signal is worth by one version of the reward rule."""
+
+    reward_rule_version: int
+    #: Its name in the log.
+    signal: str
+    reward_micros: int
+
+
+class HeldOutOutcomes(NamedTuple):
+    """The outcomes of decisions for units that are held out, of one period and one version of an arm."""
+
+    period: int
+    arm: int
+    outcomes: int
+    reward_micros: int
+    #: Decisions whose outcome is a numeric reward that the log does not hold.
+    unknown: int
+
+
+_RECORDED = """
+SELECT (extract(epoch FROM min(decided_at)) * 1000000)::int8, (extract(epoch FROM max(decided_at)) * 1000000)::int8, now()
+FROM decisions WHERE incarnation = :incarnation
+"""
+
+_PERIOD = "(extract(epoch FROM d.decided_at - :start) * 1000000)::int8 / CAST(:period_us AS int8)"
+_IN_SPAN = """
+d.incarnation = :incarnation AND d.decided_at >= :start AND d.decided_at < :end
+AND d.decision_day BETWEEN :first_day AND :last_day
+"""
+_OF_DECISION = """
+decision_day = d.decision_day AND decision_key = d.decision_key AND decision_day BETWEEN :first_day AND :last_day
+"""
+
+# Rows of releases before signals had a column of their own name them in details.
+_COUNTS = f"""
+SELECT {_PERIOD} AS period, d.arm, d.reason = 'holdout' AS holdout, count(*),
+       count(*) FILTER (WHERE e.covered), count(*) FILTER (WHERE e.retry), count(*) FILTER (WHERE e.rephrase),
+       count(*) FILTER (WHERE e.abandonment), count(*) FILTER (WHERE e.follow_up), count(*) FILTER (WHERE e.completion),
+       count(o.reward_micros), coalesce(sum(o.reward_micros), 0)::int8
+FROM decisions d
+LEFT JOIN LATERAL (
+    SELECT true AS covered, bool_or(signal = 'immediate_retry') AS retry, bool_or(signal = 'rephrased_query') AS rephrase,
+           bool_or(signal = 'session_abandoned') AS abandonment, bool_or(signal = 'follow_up_question') AS follow_up,
+           bool_or(signal = 'task_completed') AS completion
+    FROM (SELECT coalesce(signal, details ->> 'signal') AS signal FROM events WHERE {_OF_DECISION} AND status <> 'late') s
+    HAVING count(*) > 0
+) e ON true
+LEFT JOIN LATERAL (SELECT reward_micros FROM outcomes WHERE {_OF_DECISION} LIMIT 1) o ON true
+WHERE {_IN_SPAN} AND d.reason <> 'forced'
+GROUP BY 1, 2, 3
+ORDER BY 1, 2, 3
+"""
+
+_HELD_OUT = f"""
+WITH rule AS (
+    SELECT * FROM unnest(CAST(:versions AS int4[]), CAST(:signals AS text[]), CAST(:rewards AS int4[]))
+                  r (version, signal, reward_micros)
+)
+SELECT {_PERIOD} AS period, d.arm, count(o.reward_micros), coalesce(sum(o.reward_micros), 0)::int8,
+       count(*) FILTER (WHERE o.reward_micros IS NULL)
+FROM decisions d
+CROSS JOIN LATERAL (
+    SELECT CASE WHEN e.kind = 'reward' THEN (e.details ->> 'reward_micros')::int4 ELSE r.reward_micros END AS reward_micros
+    FROM (SELECT * FROM events WHERE {_OF_DECISION} AND status <> 'late') e
+    LEFT JOIN rule r ON r.version = e.reward_rule_version AND r.signal = e.signal
+    WHERE e.kind = 'reward' OR r.reward_micros IS NOT NULL
+    ORDER BY e.rank DESC, e.occurred_at DESC, e.event_id COLLATE "C" DESC LIMIT 1
+) o
+WHERE {_IN_SPAN} AND d.reason = 'holdout'
+GROUP BY 1, 2
+ORDER BY 1, 2
+"""
+
+
+async def read_recorded(connection: Connection, incarnation: int) -> Recorded:
+    """Return what the log spans of an experiment."""
+    return Recorded(*(await connection.execute(text(_RECORDED), {"incarnation": incarnation})).one())
+
+
+async def read_counts(connection: Connection, incarnation: int, span: Span) -> list[ArmCounts]:
+    """Return what happened in each period with decisions, by arm; forced decisions do not count."""
+    rows = await connection.execute(text(_COUNTS), _of(incarnation, span))
+    return [ArmCounts(*row) for row in rows]
+
+
+async def read_held_out(
+    connection: Connection, incarnation: int, span: Span, rewards: Sequence[SignalReward]
+) -> list[HeldOutOutcomes]:
+    """Return the outcomes that units which are held out would have, by these rewards of signals."""
+    rule = {
+        "versions": [reward.reward_rule_version for reward in rewards],
+        "signals": [reward.signal for reward in rewards],
+        "rewards": [reward.reward_micros for reward in rewards],
+    }
+    rows = await connection.execute(text(_HELD_OUT), {**_of(incarnation, span), **rule})
+    return [HeldOutOutcomes(*row) for row in rows]
+
+
+def _of(incarnation: int, span: Span) -> dict[str, Any]:
+    start, end = _time(span.start_us), _time(span.end_us)
+    days: dict[str, date] = {"first_day": start.date(), "last_day": _time(span.end_us - 1).date()}
+    return {"incarnation": incarnation, "start": start, "end": end, "period_us": span.period_us, **days}
+
+
+def _time(time_us: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=time_us)
