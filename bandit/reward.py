@@ -24,8 +24,12 @@ MICROS = 1_000_000
 
 
 class Rank(IntEnum):
-    """What outranks what: a measurement over a rating, a rating over behaviour, behaviour over an inference."""
+    """What outranks what: a measurement over a rating, a rating over behaviour, behaviour over an inference.
 
+    Silence is outranked by all of them.
+    """
+
+    NO_FEEDBACK = 0
     DERIVED = 1
     SIGNAL = 2
     THUMBS = 3

@@ -11,7 +11,8 @@ from datetime import date
 from pathlib import Path
 
 from router.clocks import Clocks
-from router.controllers import ramp
+from router.controllers import derive, ramp
+from router.controllers.derive import Deriver
 from router.controllers.leader import Duty, Leader
 from router.controllers.ramp import RampController
 from router.deployment import Deployment, find_deployment, is_still
@@ -87,15 +88,17 @@ class Keeper:
         # Not before: what waits belongs to this deployment and no other.
         drainer.start()
         saver = Saver(database, deployment.deployment_id, deployment.directory, clock_us=self._clocks.now_us)
-        async with asyncio.TaskGroup() as tasks:
+        deriver = Deriver(database, clock_us=self._clocks.now_us, announce=announcer.announce)
+        async with contextlib.AsyncExitStack() as closing, asyncio.TaskGroup() as tasks:
+            closing.push_async_callback(deriver.close)
             tasks.create_task(saver.run(), name="saver")
             tasks.create_task(self._make_partitions(database), name="partitions")
-            tasks.create_task(Leader(database, self._duties(announcer)).run(), name="leader")
+            tasks.create_task(Leader(database, self._duties(announcer, deriver)).run(), name="leader")
 
-    def _duties(self, announcer: Announcer) -> list[Duty]:
+    def _duties(self, announcer: Announcer, deriver: Deriver) -> list[Duty]:
         """What this keeper does while it leads."""
         ramps = RampController(self._clocks.now_us, announcer.announce, every_s=ramp.EVERY_S)
-        duties = [Duty("ramps", ramp.EVERY_S, ramps.look)]
+        duties = [Duty("derived signals", derive.EVERY_S, deriver.work), Duty("ramps", ramp.EVERY_S, ramps.look)]
         if self._settings.retention_days:
             duties.append(Duty("retention", _RETENTION_S, self._drop_expired))
         return duties

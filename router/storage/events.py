@@ -8,6 +8,11 @@ inserting plainly costs half of what INSERT … ON CONFLICT does.
 
 The outcome of a decision is the greatest of its candidates (`bandit.reward`): the batch's own greatest is found first,
 then compared with the stored one. Evidence moves by the difference between the two.
+
+Where outcomes mature, `policy_versions.matured_to` says up to which time of the decision they are in the evidence. A later
+one is stored with that time and listed in `pending_outcomes`, once; the evidence stays as it is until
+`router.storage.maturing` moves `matured_to` past it. Both hold the lock, so an outcome is in the evidence exactly if its
+`decided_at` is null or not after `matured_to`. Several receipts may date one decision differently: the first one counts.
 """
 
 from collections.abc import Sequence
@@ -106,11 +111,28 @@ LOCK = """
 SELECT incarnation FROM policy_versions WHERE incarnation = ANY($1::int8[]) ORDER BY incarnation FOR UPDATE
 """
 
+# Evidence is updated and inserted apart, because the CHECKs of an INSERT … ON CONFLICT would judge a negative difference as
+# if it were a row.
+ADD_EVIDENCE = """
+updated AS (
+    UPDATE evidence e
+    SET success_micros = e.success_micros + d.success_micros, failure_micros = e.failure_micros + d.failure_micros,
+        n = e.n + d.n
+    FROM differences d
+    WHERE e.incarnation = d.incarnation AND e.arm = d.arm AND e.segment = d.segment AND e.bucket = d.bucket
+),
+inserted AS (
+    INSERT INTO evidence (incarnation, arm, segment, bucket, success_micros, failure_micros, n)
+    SELECT incarnation, arm, segment, bucket, success_micros, failure_micros, n FROM differences d
+    WHERE NOT coalesce((SELECT true FROM evidence e WHERE e.incarnation = d.incarnation AND e.arm = d.arm
+                        AND e.segment = d.segment AND e.bucket = d.bucket LIMIT 1), false)
+)
+"""
+
 # The range of days says nothing new. Being written out, it is known when the statement is planned: partitions beyond it are
 # neither planned for nor locked. As parameters, each batch would lock every partition there is.
 # One statement: its parts read the same snapshot, so `judged` holds outcomes as they were. Scalar subqueries, because an
-# EXISTS may become a hash of the whole table. Evidence is updated and inserted apart, because the CHECKs of an INSERT …
-# ON CONFLICT would judge a negative difference as if it were a row.
+# EXISTS may become a hash of the whole table.
 APPLY = """
 WITH incoming AS MATERIALIZED (
     SELECT t.*, coalesce((SELECT CASE WHEN e.content = t.content THEN 1 ELSE 2 END FROM events e
@@ -134,24 +156,32 @@ stored AS (
 ),
 candidates AS (
     SELECT DISTINCT ON (decision_day, decision_key)
-           decision_day, decision_key, incarnation, arm, segment, bucket, rank, occurred_at, event_id, reward_micros
+           decision_day, decision_key, incarnation, arm, segment, bucket, rank, occurred_at, event_id, reward_micros,
+           decided_at
     FROM incoming
     WHERE known = 0 AND reward_micros IS NOT NULL
     ORDER BY decision_day, decision_key, rank DESC, occurred_at DESC, event_id COLLATE "C" DESC
 ),
 judged AS MATERIALIZED (
     SELECT c.*, o.arm AS old_arm, o.segment AS old_segment, o.bucket AS old_bucket, o.reward_micros AS old_micros,
-           o.arm IS NULL AS first, (c.rank, c.occurred_at, c.event_id) > (o.rank, o.occurred_at, o.event_id) AS replaces
+           o.arm IS NULL AS first, (c.rank, c.occurred_at, c.event_id) > (o.rank, o.occurred_at, o.event_id) AS replaces,
+           coalesce(CASE WHEN o.arm IS NULL THEN c.decided_at ELSE o.decided_at END > v.matured_to, false) AS waits
     FROM candidates c
-    LEFT JOIN LATERAL (SELECT arm, segment, bucket, reward_micros, rank, occurred_at, event_id FROM outcomes
+    LEFT JOIN policy_versions v ON v.incarnation = c.incarnation
+    LEFT JOIN LATERAL (SELECT arm, segment, bucket, reward_micros, rank, occurred_at, event_id, decided_at FROM outcomes
                        WHERE decision_day = c.decision_day AND decision_key = c.decision_key
                          AND decision_day BETWEEN {first_day} AND {last_day} LIMIT 1) o ON true
 ),
 firsts AS (
     INSERT INTO outcomes (decision_day, decision_key, incarnation, arm, segment, bucket, rank, occurred_at, event_id,
-                          reward_micros)
-    SELECT decision_day, decision_key, incarnation, arm, segment, bucket, rank, occurred_at, event_id, reward_micros
+                          reward_micros, decided_at)
+    SELECT decision_day, decision_key, incarnation, arm, segment, bucket, rank, occurred_at, event_id, reward_micros,
+           CASE WHEN waits THEN decided_at END
     FROM judged WHERE first
+),
+pending AS (
+    INSERT INTO pending_outcomes (incarnation, decided_at, decision_day, decision_key)
+    SELECT incarnation, decided_at, decision_day, decision_key FROM judged WHERE first AND waits
 ),
 replacements AS (
     UPDATE outcomes o
@@ -162,9 +192,9 @@ replacements AS (
       AND o.decision_day BETWEEN {first_day} AND {last_day}
 ),
 changes AS (
-    SELECT incarnation, arm, segment, bucket, reward_micros, 1 AS sign FROM judged WHERE first OR replaces
+    SELECT incarnation, arm, segment, bucket, reward_micros, 1 AS sign FROM judged WHERE (first OR replaces) AND NOT waits
     UNION ALL
-    SELECT incarnation, old_arm, old_segment, old_bucket, old_micros, -1 FROM judged WHERE replaces
+    SELECT incarnation, old_arm, old_segment, old_bucket, old_micros, -1 FROM judged WHERE replaces AND NOT waits
 ),
 differences AS MATERIALIZED (
     SELECT incarnation, arm, segment, bucket, sum(sign * reward_micros)::int8 AS success_micros,
@@ -172,19 +202,7 @@ differences AS MATERIALIZED (
     FROM changes GROUP BY incarnation, arm, segment, bucket
     HAVING sum(sign * reward_micros) <> 0 OR sum(sign) <> 0
 ),
-updated AS (
-    UPDATE evidence e
-    SET success_micros = e.success_micros + d.success_micros, failure_micros = e.failure_micros + d.failure_micros,
-        n = e.n + d.n
-    FROM differences d
-    WHERE e.incarnation = d.incarnation AND e.arm = d.arm AND e.segment = d.segment AND e.bucket = d.bucket
-),
-inserted AS (
-    INSERT INTO evidence (incarnation, arm, segment, bucket, success_micros, failure_micros, n)
-    SELECT incarnation, arm, segment, bucket, success_micros, failure_micros, n FROM differences d
-    WHERE NOT coalesce((SELECT true FROM evidence e WHERE e.incarnation = d.incarnation AND e.arm = d.arm
-                        AND e.segment = d.segment AND e.bucket = d.bucket LIMIT 1), false)
-),
+{add_evidence},
 bumped AS (
     UPDATE policy_versions SET policy_version = policy_version + 1, changed_at = clock_timestamp()
     WHERE incarnation IN (SELECT incarnation FROM differences)
@@ -200,7 +218,8 @@ def apply_statement(first_day: date, last_day: date) -> str:
     """Return `APPLY` for batches of these days. The first day may be earlier, so that there are few such statements."""
     span = (last_day - first_day).days
     first_day = last_day - timedelta(days=(1 << span.bit_length()) - 1)
-    return APPLY.replace("{first_day}", f"date '{first_day}'").replace("{last_day}", f"date '{last_day}'")
+    statement = APPLY.replace("{add_evidence}", ADD_EVIDENCE.strip())
+    return statement.replace("{first_day}", f"date '{first_day}'").replace("{last_day}", f"date '{last_day}'")
 
 
 async def apply_events(connection: psycopg.AsyncConnection[Any], rows: Sequence[EventRow]) -> BatchResult:

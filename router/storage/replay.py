@@ -2,12 +2,15 @@
 
 Ingest folds in SQL, event by event; this reads every event and folds with `bandit.reward.fold`. Both must agree to the
 last digit, for the days that are kept: the events of dropped days are gone, and what they added up to is the base.
+Decisions whose outcome waits until they are old enough are left out.
 """
 
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import psycopg
@@ -17,7 +20,9 @@ from router.storage.errors import translated
 
 _EVENTS = """
 SELECT e.decision_day, e.decision_key, e.incarnation, e.arm, e.segment, e.bucket, e.rank,
-       (extract(epoch FROM e.occurred_at) * 1000000)::int8, e.event_id, e.reward_micros
+       (extract(epoch FROM e.occurred_at) * 1000000)::int8, e.event_id, e.reward_micros,
+       coalesce((SELECT true FROM pending_outcomes p WHERE p.incarnation = e.incarnation AND p.decided_at = e.decided_at
+                 AND p.decision_key = e.decision_key LIMIT 1), false)
 FROM events e
 WHERE e.reward_micros IS NOT NULL AND (%(incarnation)s::int8 IS NULL OR e.incarnation = %(incarnation)s)
 ORDER BY e.decision_day, e.decision_key
@@ -42,13 +47,15 @@ class ReplayReport:
 
     #: Events that could count.
     events: int
-    #: Decisions with an outcome.
+    #: Decisions with an outcome, those that wait included.
     outcomes: int
     #: Rows of evidence compared.
     rows: int
     disagreements: tuple[Disagreement, ...]
     #: Outcomes of dropped days, in the base of the evidence: they cannot be replayed.
     base: int = 0
+    #: Decisions with an outcome that waits until they are old enough: it is not in the evidence.
+    pending: int = 0
 
     @property
     def agrees(self) -> bool:
@@ -71,7 +78,7 @@ def replay(
     """
     parameters = {"incarnation": incarnation}
     folded: defaultdict[_Key, Evidence] = defaultdict(Evidence)
-    events = outcomes = 0
+    events = outcomes = pending = 0
     with translated(), connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         # Before the snapshot: a day that is dropped in between would still be in the evidence, and its events be gone.
@@ -83,17 +90,19 @@ def replay(
         with connection.cursor("replay") as cursor:
             cursor.itersize = 10_000
             cursor.execute(_EVENTS, parameters)
-            decision: tuple[Any, Any] | None = None
-            candidates: list[tuple[Candidate, _Key]] = []
-            for day, key, experiment, arm, segment, bucket, rank, occurred_us, event_id, micros in cursor:
-                if (day, key) != decision:
-                    outcomes += _count(candidates, folded)
-                    decision, candidates = (day, key), []
-                candidates.append((Candidate(rank, occurred_us, event_id, micros), (experiment, arm, segment, bucket)))
-                events += 1
-                if events % 10_000 == 0:
-                    progress(events, total)
-            outcomes += _count(candidates, folded)
+            for _, rows in groupby(cursor, key=itemgetter(0, 1)):
+                candidates: list[tuple[Candidate, _Key]] = []
+                waits = False
+                for _, _, experiment, arm, segment, bucket, rank, occurred_us, event_id, micros, is_pending in rows:
+                    candidates.append((Candidate(rank, occurred_us, event_id, micros), (experiment, arm, segment, bucket)))
+                    waits = waits or is_pending
+                    events += 1
+                    if events % 10_000 == 0:
+                        progress(events, total)
+                outcomes += 1
+                pending += waits
+                if not waits:
+                    _count(candidates, folded)
         progress(events, total)
     keys = sorted(live.keys() | {key for key, value in folded.items() if value != Evidence()})
     none = Evidence()
@@ -102,7 +111,7 @@ def replay(
         for key in keys
         if live.get(key, none) != folded.get(key, none)
     )
-    return ReplayReport(events, outcomes, len(keys), disagreements, base)
+    return ReplayReport(events, outcomes, len(keys), disagreements, base, pending)
 
 
 def _live(connection: psycopg.Connection[Any], parameters: dict[str, int | None]) -> dict[_Key, Evidence]:
@@ -123,14 +132,12 @@ def _base(connection: psycopg.Connection[Any], parameters: dict[str, int | None]
     return int(row[0]) if row else 0
 
 
-def _count(candidates: list[tuple[Candidate, _Key]], folded: defaultdict[_Key, Evidence]) -> int:
-    """Add the outcome of one decision to its evidence; returns how many outcomes that were."""
+def _count(candidates: list[tuple[Candidate, _Key]], folded: defaultdict[_Key, Evidence]) -> None:
+    """Add the outcome of one decision to its evidence."""
     winner = fold(candidate for candidate, _ in candidates)
-    if winner is None:
-        return 0
+    assert winner is not None  # noqa: S101 - a decision has an event to be here
     key = next(key for candidate, key in candidates if candidate is winner)
     folded[key] += Evidence.of(winner.reward_micros)
-    return 1
 
 
 def experiment_names(connection: psycopg.Connection[Any]) -> dict[int, str]:

@@ -5,7 +5,8 @@ Protocol
     leaves nothing to repair, and the next call goes on.
 
     *Close.* `retention.kept_from` moves past the day, and its partitions get a constraint that no row satisfies. That
-    takes their locks for a moment. From then on an event for the day is refused, and its evidence stands still.
+    takes their locks for a moment. From then on an event for the day is refused. Outcomes that wait for their decision to
+    be old enough are counted now; from then on the day's evidence stands still.
 
     *Drop.* The day's hours of evidence move into the base, and its partitions go, together. The slow part needs no lock
     that anybody else wants. The lock of the parent tables, which everybody wants, comes last and is held for
@@ -28,6 +29,7 @@ from psycopg import errors as pg
 from psycopg import sql
 
 from router.storage.errors import CLOSED_DAY, translated
+from router.storage.maturing import count_day
 from router.storage.partitions import LOCK, PARTITIONED, partition_name, set_lock_timeout
 
 log = logging.getLogger(__name__)
@@ -107,6 +109,7 @@ async def drop_expired(connection: psycopg.AsyncConnection[Any], today: date, ke
                 advanced = advanced or moved
                 if day is None:
                     break
+                await count_day(connection, day)
                 if await _insisting(partial(_drop, connection, day)):
                     log.info("dropped %s: what it taught is in the base of the evidence", day)
                     dropped.append(day)
