@@ -56,7 +56,8 @@ SELECT f.arm, count(*), count(*) FILTER (WHERE o.events > 0),
        count(*) FILTER (WHERE o.report ? 'latency_ms'),
        count(*) FILTER (WHERE (o.report ->> 'latency_ms')::float8 > %(over_ms)s),
        count(*) FILTER (WHERE o.report ? 'cost_usd'),
-       coalesce(sum(least((o.report ->> 'cost_usd')::float8, %(clip)s) / %(clip)s), 0)
+       coalesce(sum(least((o.report ->> 'cost_usd')::float8, %(clip)s) / %(clip)s)
+                FILTER (WHERE o.report ? 'cost_usd'), 0)
 FROM firsts f
 CROSS JOIN LATERAL (
     SELECT count(*) AS events, bool_or(signal = 'immediate_retry') AS retried,
