@@ -15,11 +15,12 @@ Protocol
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
+from bandit.reward import Evidence
 from router.errors import NotFoundError, UnavailableError
 from router.experiment import Definition
 from router.policy import Policy, compile_policy
@@ -42,6 +43,10 @@ _RETRY_S = 0.25
 _CHUNK = 100
 #: Share of one core that compiling may take.
 _COMPILE_SHARE = 0.2
+#: The same where more experiments change at once than this: none of them is waited for as one alone is.
+_FEW, _COMPILE_SHARE_OF_MANY = 4, 0.1
+#: Handing over to the thread and back costs as much as a small policy.
+_COMPILED_AT_ONCE = 8
 #: Ids that do not exist are looked up again after this long, or as soon as somebody creates one.
 _ABSENT_S = 1.0
 _ABSENT_KEPT = 10_000
@@ -173,7 +178,7 @@ class Registry:
     async def _compile_now(self, incarnation: int) -> None:
         entry = self._by_incarnation[incarnation]
         if entry.definition.state == "running" and entry.policy is None:
-            await self._put(entry.definition, entry.reading, entry.read_at_s)
+            await self._put([(entry.definition, entry.reading)], entry.read_at_s)
 
     async def _confirm(self, entry: Entry) -> Entry:
         """Read an entry again before a call is refused for it.
@@ -277,11 +282,12 @@ class Registry:
         while True:
             await self._work.wait()
             started = self._clock()
-            many = len(self._changed) > _CHUNK
+            changed = len(self._changed)
             compiling = await self._refresh_changed(limit=_CHUNK)
             took = self._clock() - started
             # Reading thousands of experiments, as after a start, must leave time for calls.
-            rest = took if many else compiling * (1 / _COMPILE_SHARE - 1) - (took - compiling)
+            share = _COMPILE_SHARE if changed <= _FEW else _COMPILE_SHARE_OF_MANY
+            rest = took if changed > _CHUNK else compiling * (1 / share - 1) - (took - compiling)
             if rest > 0:
                 await asyncio.sleep(rest)
 
@@ -320,34 +326,43 @@ class Registry:
         returned_at_s = self._clock()
         self._contact()
         fresh = {definition.incarnation: definition for definition in definitions}
-        seconds = 0.0
+        newer: list[tuple[Definition, EvidenceReading]] = []
         for reading in readings:
-            known_entry = self._by_incarnation.get(reading.incarnation)
-            definition = fresh.get(reading.incarnation) or (known_entry.definition if known_entry else None)
-            if definition is None or (known_entry and known_entry.policy_version > reading.policy_version):
-                continue
-            seconds += await self._put(definition, reading, read_at_s)
-            if known_entry is not None and known_entry.policy_version < reading.policy_version:
-                self._lag.learned(reading.changed_ago_s + self._clock() - returned_at_s)
+            entry = self._by_incarnation.get(reading.incarnation)
+            definition = fresh.get(reading.incarnation) or (entry.definition if entry else None)
+            if definition is not None and not (entry and entry.policy_version > reading.policy_version):
+                newer.append((definition, reading))
+        seconds = 0.0
+        for start in range(0, len(newer), _COMPILED_AT_ONCE):
+            chunk = newer[start : start + _COMPILED_AT_ONCE]
+            before = [self._by_incarnation.get(reading.incarnation) for _, reading in chunk]
+            seconds += await self._put(chunk, read_at_s)
+            for (_, reading), entry in zip(chunk, before, strict=True):
+                if entry is not None and entry.policy_version < reading.policy_version:
+                    self._lag.learned(reading.changed_ago_s + self._clock() - returned_at_s)
         return seconds
 
-    async def _put(self, definition: Definition, reading: EvidenceReading, read_at_s: float) -> float:
-        """Compile a reading if somebody routes by it, and put it in place; returns the seconds that compiling took."""
-        policy, seconds = None, 0.0
-        if definition.state == "running" and self._is_used(definition.incarnation):
-            previous = self._by_incarnation.get(definition.incarnation)
+    async def _put(self, readings: Sequence[tuple[Definition, EvidenceReading]], read_at_s: float) -> float:
+        """Compile those that somebody routes by, together, and put all in place; returns the seconds that took."""
+        used = [
+            (definition, reading.policy_version, reading.evidence, self._policy(definition.incarnation))
+            for definition, reading in readings
+            if definition.state == "running" and self._is_used(definition.incarnation)
+        ]
+        policies: dict[int, Policy] = {}
+        seconds = 0.0
+        if used:
             started = self._clock()
-            policy = await asyncio.get_running_loop().run_in_executor(
-                self._compiler,
-                compile_policy,
-                definition,
-                reading.policy_version,
-                reading.evidence,
-                previous.policy if previous is not None else None,
-            )
+            compiled = await asyncio.get_running_loop().run_in_executor(self._compiler, _compiled, used)
+            policies = {policy.definition.incarnation: policy for policy in compiled}
             seconds = self._clock() - started
-        self._swap(Entry(definition, reading, policy, read_at_s))
+        for definition, reading in readings:
+            self._swap(Entry(definition, reading, policies.get(definition.incarnation), read_at_s))
         return seconds
+
+    def _policy(self, incarnation: int) -> Policy | None:
+        entry = self._by_incarnation.get(incarnation)
+        return None if entry is None else entry.policy
 
     def _is_used(self, incarnation: int) -> bool:
         return incarnation in self._used or incarnation in self._used_before
@@ -389,3 +404,7 @@ class Registry:
             log.info("policies are fresh again after %.1f s", self._clock() - self._fresh_at)
         self._fresh_at = self._clock()
         self._stale = False
+
+
+def _compiled(arguments: Sequence[tuple[Definition, int, Mapping[int, Evidence], Policy | None]]) -> list[Policy]:
+    return [compile_policy(*each) for each in arguments]
