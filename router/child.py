@@ -5,7 +5,9 @@ import contextlib
 import logging
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
+from router.logs import configured_format
 from router.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -42,7 +44,8 @@ class Child:
         return cls(role, process)
 
     def tell(self, settings: WorkerSettings) -> None:
-        """Give it its settings: then it begins."""
+        """Give it its settings: then it begins. It logs as this process does."""
+        settings = replace(settings, log_format=configured_format())
         assert self.process.stdin is not None  # noqa: S101 - asked for in `spawn`
         self.process.stdin.write(settings.to_json().encode() + b"\n")
 

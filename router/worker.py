@@ -37,7 +37,7 @@ def main() -> int:
     if not line:  # it could not
         return 0
     settings = WorkerSettings.from_json(line)
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
     try:
         import uvloop
     except ImportError:  # a platform without it

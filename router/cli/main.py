@@ -10,14 +10,17 @@ import click
 
 #: Where each command lives. Only the one that runs is imported: statistics and drivers take a second to load.
 _COMMANDS = {
-    "apply": ("experiments", "Create or update experiments from files, and start them."),
+    "apply": ("apply", "Create or update experiments from files, and start them."),
     "demo": ("demo", "Route, reward and learn on real LLM outcomes."),
     "doctor": ("doctor", "Find what keeps the service from working."),
-    "init": ("experiments", "Write a commented experiment file."),
+    "export": ("export", "Write experiments as files."),
+    "init": ("init", "Write a commented experiment file."),
     "migrate": ("operate", "Bring the database to this version's schema."),
+    "ramp": ("ramp", "Follow a canary ramp, and say how it goes on."),
     "replay": ("operate", "Compute evidence again from the log and compare."),
     "serve": ("serve", "Run the router until SIGTERM."),
-    "status": ("experiments", "Show experiments with their posteriors."),
+    "status": ("status", "Show experiments, their ramps and their posteriors."),
+    "transitions": ("ramp", "List what changed an experiment, and who did."),
 }
 
 
@@ -44,13 +47,13 @@ class _Group(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:
-            message = _expected(error)
+            message = explained(error)
             if message is None:
                 raise
             fail(message)
 
 
-def _expected(error: Exception) -> str | None:
+def explained(error: Exception) -> str | None:
     """Return what to tell the user of an error that is no fault of the program; None for a fault."""
     import grpc
 
@@ -58,9 +61,8 @@ def _expected(error: Exception) -> str | None:
     from router.client._errors import from_rpc
     from router.config import ExperimentFileError
     from router.embedded import EmbeddedPostgresError
-    from router.settings import SettingsError
+    from router.settings import SettingsError, StartError
     from router.storage.errors import StorageError
-    from router.supervisor import StartError
 
     if isinstance(error, grpc.RpcError):
         ours = from_rpc(error)

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from router.cli.audit import default_actor
 from router.embedded import EmbeddedPostgres, read_record
 from router.settings import default_data_dir
 from router.storage.database import DatabaseUrl, connect
@@ -43,6 +44,23 @@ def server_option(command: F) -> F:
 def json_option(command: F) -> F:
     """Add --json."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")(command)
+
+
+def audit_options(*, reason_required: bool = False) -> Callable[[F], F]:
+    """Add --actor and --reason: who changes something, and why."""
+
+    def add(command: F) -> F:
+        unless: dict[str, Any] = {"required": True} if reason_required else {"default": ""}
+        command = click.option("--reason", metavar="TEXT", help="Why, for the log of transitions.", **unless)(command)
+        return click.option(
+            "--actor",
+            envvar="BANDIT_ROUTER_ACTOR",
+            default=default_actor,
+            show_default="USER@HOST",
+            help="Who asks for it, for the log of transitions.",
+        )(command)
+
+    return add
 
 
 @contextmanager

@@ -1,0 +1,113 @@
+"""What a file would change of the experiment that the router has."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+from typing import Literal
+
+from router.cli.calls import state_name
+from router.config import ExperimentFile, dump_experiment_file
+from router.ramp_rules import challenger_of
+from router.v1 import experiments_pb2 as pb
+from router.v1 import types_pb2 as types
+
+Action = Literal["created", "updated", "unchanged"]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A file beside what the router has."""
+
+    file: ExperimentFile
+    #: None if the router does not have it.
+    current: pb.Experiment | None
+    #: What applying the file does.
+    action: Action = field(init=False)
+    #: Whether the definition differs, and not the state alone.
+    redefines: bool = field(init=False)
+    #: The state afterwards.
+    state: str = field(init=False)
+    #: What changes, as a unified diff of files; empty if nothing does.
+    diff: tuple[str, ...] = field(init=False)
+    #: What follows from it, a sentence each.
+    notes: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        before = None if self.current is None else state_name(self.current.state)
+        state = state_after(before, self.file.state)
+        redefines = self.current is None or _comparable(self.current) != _comparable(self.file.experiment)
+        changes = redefines or state != before
+        action: Action = "created" if self.current is None else "updated" if changes else "unchanged"
+        object.__setattr__(self, "state", state)
+        object.__setattr__(self, "redefines", redefines)
+        object.__setattr__(self, "action", action)
+        object.__setattr__(self, "diff", self._diff(before) if changes else ())
+        object.__setattr__(self, "notes", tuple(self._notes(before)))
+
+    @property
+    def experiment_id(self) -> str:
+        """Which experiment."""
+        return self.file.experiment.experiment_id
+
+    @property
+    def refusal(self) -> str:
+        """Why the router would refuse it; empty if nothing is known to keep it from taking it."""
+        if self.current is not None and self.current.state == pb.STATE_CONCLUDED and self.redefines:
+            return f"{self.experiment_id} is concluded and cannot change: give the file another id, or restore what it says"
+        return ""
+
+    def _diff(self, before: str | None) -> tuple[str, ...]:
+        old = "" if self.current is None else dump_experiment_file(_comparable(self.current), before)
+        new = dump_experiment_file(_comparable(self.file.experiment), self.state)
+        name = "nothing" if self.current is None else f"{self.experiment_id} (etag {self.current.etag})"
+        return tuple(difflib.unified_diff(old.splitlines(), new.splitlines(), name, self.file.source, lineterm=""))
+
+    def _notes(self, before: str | None) -> list[str]:
+        notes = []
+        if self.current is not None:
+            old = {arm.arm_id: arm for arm in _comparable(self.current).arms}
+            new = {arm.arm_id: arm for arm in _comparable(self.file.experiment).arms}
+            for arm_id in new.keys() & old.keys():
+                if (new[arm_id].model, new[arm_id].config) != (old[arm_id].model, old[arm_id].config):
+                    notes.append(f"arm {arm_id} becomes a new version, which learns afresh")
+            notes += [f"arm {arm_id} joins with the prior alone" for arm_id in new.keys() - old.keys()]
+            notes += [f"arm {arm_id} is retired; late feedback on it counts" for arm_id in old.keys() - new.keys()]
+            notes.sort()
+        if before == "paused" and self.state == "paused" and self.file.state is None:
+            notes.append("it was paused by somebody and stays so; `state: running` in the file resumes it")
+        if before == "concluded" and self.file.state not in (None, "concluded"):
+            notes.append("it is concluded and stays so")
+        return notes
+
+
+def state_after(before: str | None, wanted: str | None) -> str:
+    """Return the state that applying a file leads to, from one (None: not there yet) and by what the file says."""
+    if before in (None, "draft"):
+        return "running" if wanted in (None, "running") else "draft"
+    if before in ("running", "paused") and wanted in ("running", "paused"):
+        return wanted
+    return before or "draft"
+
+
+def _comparable(experiment: pb.Experiment) -> pb.Experiment:
+    """The definition alone, with one way to say each thing: so that what differs is what the router would change."""
+    kept = pb.Experiment(experiment_id=experiment.experiment_id, description=experiment.description)
+    for arm in experiment.arms:
+        if arm.state != types.ARM_STATE_RETIRED:
+            kept.arms.add().CopyFrom(arm)
+    for arm in kept.arms:
+        arm.ClearField("version")
+        arm.ClearField("state")
+        arm.role = arm.role or types.ROLE_CHALLENGER
+        if not arm.config.fields:
+            arm.ClearField("config")
+    for name in ("allocation", "assignment", "reward_rule"):
+        part = getattr(experiment, name)
+        if part.ListFields():
+            getattr(kept, name).CopyFrom(part)
+    if experiment.HasField("ramp"):
+        kept.ramp.CopyFrom(experiment.ramp)
+        challengers = [arm.arm_id for arm in kept.arms if arm.role != types.ROLE_CONTROL]
+        kept.ramp.challenger_arm_id = challenger_of(kept.ramp, challengers)
+    return kept
