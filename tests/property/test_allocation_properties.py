@@ -14,6 +14,7 @@ from bandit.allocation import (
     apply_floor,
     cumulative,
     draw,
+    limited,
     restrict,
 )
 
@@ -109,3 +110,69 @@ def test_a_subset_gets_its_own_probability_of_being_best():
     rule = AllocationRule(AllocationKind.THOMPSON, 0.0, (1.0, 1.0, 1.0))
     alone = allocate(AllocationRule(AllocationKind.THOMPSON, 0.0, (1.0, 1.0)), alpha[1:], beta[1:])
     np.testing.assert_allclose(allocate(rule, alpha, beta, [1, 2])[1:], alone)
+
+
+@given(experiments(), st.data())
+def test_a_limited_arm_keeps_its_limits_and_the_others_their_own(experiment, data):
+    rule, alpha, beta, _ = experiment
+    arm = data.draw(st.integers(0, len(rule.caps) - 1))
+    cap = data.draw(st.just(0.0) | st.floats(0.001, 1))
+    floor = 0.5 * cap
+    within = limited(rule, arm, floor, cap)
+    assume(sum(within.caps) >= 1)
+    try:
+        p = allocate(within, alpha, beta)
+    except NoEligibleArmError:
+        assert rule.kind is AllocationKind.FIXED
+        return
+    assert p.sum() == pytest.approx(1, abs=1e-12)
+    assert (p <= np.array(within.caps) + 1e-9).all()
+    assert p[arm] <= cap + 1e-9
+    if cap == 0.0:
+        assert p[arm] == 0.0
+    others = [i for i in range(len(p)) if i != arm]
+    assert (p[others] >= np.minimum(rule.floor, np.array(rule.caps))[others] - 1e-9).all() or cap == 0.0
+    if rule.kind is AllocationKind.THOMPSON:
+        room = max(0.49 - (len(p) - 1) * rule.floor, rule.floor)
+        assert p[arm] >= min(floor, room, within.caps[arm]) - 1e-9
+        assert within.least().sum() < 0.5
+
+
+def test_a_limited_arm_of_thompson_sampling_moves_between_its_limits():
+    rule = limited(AllocationRule(AllocationKind.THOMPSON, 0.01, (1.0, 1.0), control=0), 1, 0.1, 0.2)
+    for wins, expected in ((0.0, 0.1), (200.0, 0.2)):
+        p = allocate(rule, np.array([100.0, 1.0 + wins]), np.array([100.0, 201.0 - wins]))
+        assert p[1] == pytest.approx(expected, abs=1e-6)
+    even = allocate(rule, np.array([100.0, 75.0]), np.array([100.0, 100.0]))[1]
+    assert 0.1 < even < 0.2
+
+
+def test_a_floor_of_half_of_all_traffic_leaves_room():
+    rule = limited(AllocationRule(AllocationKind.THOMPSON, 0.01, (1.0,) * 3), 2, 0.5, 1.0)
+    np.testing.assert_allclose(rule.least(), [0.01, 0.01, 0.47])
+
+
+def test_stated_propensities_get_no_floor_and_give_to_the_control():
+    fixed = AllocationRule(AllocationKind.FIXED, 0.0, (1.0, 1.0, 1.0), control=0, weights=(0.3, 0.5, 0.2))
+    nothing = np.zeros(0)
+    for cap, expected in ((0.1, [0.7, 0.1, 0.2]), (0.9, [0.3, 0.5, 0.2]), (0.0, [0.8, 0.0, 0.2])):
+        np.testing.assert_allclose(allocate(limited(fixed, 1, cap / 2, cap), nothing, nothing), expected)
+    uniform = AllocationRule(AllocationKind.UNIFORM, 0.0, (1.0, 1.0, 1.0), control=0)
+    for cap, expected in ((0.1, [17 / 30, 0.1, 1 / 3]), (1.0, [1 / 3] * 3), (0.0, [0.5, 0.0, 0.5])):
+        np.testing.assert_allclose(allocate(limited(uniform, 1, cap / 2, cap), nothing, nothing), expected)
+
+
+def test_an_arm_that_may_not_be_drawn_does_not_compete():
+    """Else what it would win goes to the control, however bad that is."""
+    alpha, beta = np.array([20.0, 95.0, 60.0]), np.array([80.0, 5.0, 40.0])
+    rule = AllocationRule(AllocationKind.THOMPSON, 0.0, (1.0, 1.0, 1.0), control=0)
+    p = allocate(limited(rule, 1, 0.0, 0.0), alpha, beta)
+    assert p[1] == 0.0
+    assert p[2] > 0.999
+
+
+@pytest.mark.parametrize("kind", AllocationKind)
+def test_arms_that_may_not_be_drawn_alone_are_refused(kind):
+    rule = limited(AllocationRule(kind, 0.0, (1.0, 1.0), weights=(0.5, 0.5)), 1, 0.0, 0.0)
+    with pytest.raises(NoEligibleArmError):
+        allocate(rule, np.ones(2), np.ones(2), [1])

@@ -253,3 +253,40 @@ async def test_old_reward_rules_stay(router: Router):
     await router.update(experiment(signals={types_pb2.SIGNAL_TASK_COMPLETED: 0.6}))
     await router.update(experiment(signals={types_pb2.SIGNAL_TASK_COMPLETED: 0.6}, description="no new rule"))
     assert await query(router.url, "SELECT version FROM reward_rules ORDER BY 1") == [(1,), (2,)]
+
+
+async def test_every_change_says_who_asked_for_it_and_why(router: Router):
+    created = await router.create(experiment(), actor="ann", reason="to try sonnet")
+    started = await router.move("Start", actor="ben")
+    updated = await router.update(experiment(description="x"), actor="ann", reason="a typo\nin two lines")
+    await router.update(experiment(description="x"), actor="ann", reason="nothing differs")
+    assert (await refused(router.move("Start", actor="eve"))).code.name == "FAILED_PRECONDITION"
+    for verb in ("Pause", "Resume", "Conclude"):
+        await router.move(verb, reason=f"because of {verb}")
+    rows = await router.transitions()
+    definition, state = pb.Transition.KIND_DEFINITION, pb.Transition.KIND_STATE
+    assert [(row.kind, getattr(row, "from"), row.to, row.actor, row.reason) for row in rows] == [
+        (definition, "", created.etag, "ann", "to try sonnet"),
+        (state, "draft", "running", "ben", ""),
+        (definition, started.etag, updated.etag, "ann", "a typo\nin two lines"),
+        (state, "running", "paused", "", "because of Pause"),
+        (state, "paused", "running", "", "because of Resume"),
+        (state, "running", "concluded", "", "because of Conclude"),
+    ]
+    assert created.create_time.seconds <= rows[0].transition_time.seconds <= rows[-1].transition_time.seconds
+    assert not any(row.HasField("assessment") for row in rows)
+
+
+@pytest.mark.parametrize("actor", ["ramp", "Ramp", " RAMP "])
+async def test_nobody_may_sign_as_the_router_itself(router: Router, actor: str):
+    refusal = await refused(router.create(experiment(), actor=actor))
+    assert (refusal.code.name, list(refusal.violations)) == ("INVALID_ARGUMENT", ["actor"])
+    assert await scalar(router.url, "SELECT count(*) FROM experiments") == 0
+
+
+async def test_actors_and_reasons_have_limits(router: Router):
+    await router.create(experiment())
+    for field, value in (("actor", "a" * 129), ("actor", "a\nb"), ("reason", "a" * 1_025), ("reason", "a\x00b")):
+        refusal = await refused(router.move("Start", **{field: value}))
+        assert (refusal.reason, list(refusal.violations)) == ("INVALID_FIELD", [field])
+    assert len(await router.transitions()) == 1
