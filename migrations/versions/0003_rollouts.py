@@ -163,7 +163,8 @@ LEFT JOIN LATERAL (
            bool_or(signal = 'session_abandoned') AS abandonment, bool_or(signal = 'follow_up_question') AS follow_up,
            bool_or(signal = 'task_completed') AS completion
     FROM (SELECT coalesce(signal, details ->> 'signal') AS signal FROM events
-          WHERE decision_day = d.decision_day AND decision_key = d.decision_key AND status <> 'late') s
+          WHERE decision_day = d.decision_day AND decision_key = d.decision_key AND status <> 'late'
+            AND kind <> 'no_feedback') s
     HAVING count(*) > 0
 ) e ON true
 LEFT JOIN outcomes o ON o.decision_day = d.decision_day AND o.decision_key = d.decision_key
@@ -176,7 +177,8 @@ COMMENT ON COLUMN arm_metrics.arm_version IS 'Another model or config under the 
 COMMENT ON COLUMN arm_metrics.day IS 'The day of the decisions, in UTC; say which days you want, others are not read then';
 COMMENT ON COLUMN arm_metrics.holdout IS 'Whether these are the decisions for units that are held out';
 COMMENT ON COLUMN arm_metrics.interactions IS 'Decisions; forced ones do not count';
-COMMENT ON COLUMN arm_metrics.covered IS 'Those with any event within the attribution window, as in all that follows';
+COMMENT ON COLUMN arm_metrics.covered IS
+    'Those with any event within the attribution window, which is what the shares below count too; silence is none';
 COMMENT ON COLUMN arm_metrics.retries IS 'Those with immediate_retry';
 COMMENT ON COLUMN arm_metrics.rephrases IS 'Those with rephrased_query';
 COMMENT ON COLUMN arm_metrics.abandonments IS 'Those with session_abandoned';
@@ -188,7 +190,8 @@ COMMENT ON COLUMN arm_metrics.rephrase_rate IS 'rephrases / interactions';
 COMMENT ON COLUMN arm_metrics.abandonment_rate IS 'abandonments / interactions';
 COMMENT ON COLUMN arm_metrics.follow_up_rate IS 'follow_ups / interactions';
 COMMENT ON COLUMN arm_metrics.completion_rate IS 'completions / interactions';
-COMMENT ON COLUMN arm_metrics.outcomes IS 'Those with an outcome; of units that are held out none has one here, see GetMetrics';
+COMMENT ON COLUMN arm_metrics.outcomes IS
+    'Decisions with an outcome; those for units that are held out have none here, GetMetrics tells what it would be';
 COMMENT ON COLUMN arm_metrics.mean_reward IS 'The mean of the outcomes; null without any';
 """
 

@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from typing import Final
 
 from bandit.coverage import coverage_test
@@ -10,7 +11,7 @@ from bandit.reward import MICROS
 from router.errors import InvalidArgumentError
 from router.experiment import Arm, Definition
 from router.services.times import time_us
-from router.storage.metrics import ArmCounts, HeldOutOutcomes, Recorded, SignalReward, Span
+from router.storage.metrics import ArmCounts, HeldOutOutcomes, Recorded, RuleRewards, Span
 from router.v1 import posteriors_pb2 as pb
 
 #: The most periods of one reply.
@@ -60,13 +61,16 @@ def _period_us(request: pb.GetMetricsRequest) -> int:
     return period.seconds * 1_000_000 + period.nanos // 1_000
 
 
-def signal_rewards(definition: Definition) -> list[SignalReward]:
-    """Return what signals are worth, by every version of the reward rule; neutral ones are left out."""
+def rule_rewards(definition: Definition) -> list[RuleRewards]:
+    """Return what every version of the reward rule says."""
     return [
-        SignalReward(version, signal.name.lower(), micros)
+        RuleRewards(
+            version,
+            {signal.name.lower(): micros for signal, micros in rule.signal_micros.items() if micros is not None},
+            rule.no_feedback_micros,
+            rule.mature_after // timedelta(microseconds=1),
+        )
         for version, rule in definition.reward_rules.items()
-        for signal, micros in rule.signal_micros.items()
-        if micros is not None
     ]
 
 

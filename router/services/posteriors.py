@@ -11,7 +11,7 @@ from router.errors import NotFoundError
 from router.experiment import Definition
 from router.policy import compile_policy
 from router.services import Context
-from router.services.metrics import metrics_of, signal_rewards, span_of, warnings_of, with_held_out
+from router.services.metrics import metrics_of, rule_rewards, span_of, warnings_of, with_held_out
 from router.storage import experiments
 from router.storage.database import Database
 from router.storage.metrics import read_counts, read_held_out, read_recorded
@@ -46,12 +46,13 @@ class PosteriorService(posteriors_pb2_grpc.PosteriorServiceServicer):
                 raise NotFoundError.of_experiment(request.experiment_id)
             definition = found[0]
             recorded = await read_recorded(connection, definition.incarnation)
-            span = span_of(request, recorded, self._clock_us())
+            now_us = self._clock_us()
+            span = span_of(request, recorded, now_us)
             counts = [] if span is None else await read_counts(connection, definition.incarnation, span)
             held_out = []
             if span is not None and any(row.holdout for row in counts):
-                rewards = signal_rewards(definition)
-                held_out = await read_held_out(connection, definition.incarnation, span, rewards)
+                rules = rule_rewards(definition)
+                held_out = await read_held_out(connection, definition.incarnation, span, rules, now_us)
         counts = with_held_out(counts, held_out)
         reply = pb.GetMetricsResponse(
             experiment_id=definition.experiment_id,

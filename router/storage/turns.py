@@ -14,6 +14,7 @@ from sqlalchemy import text
 
 from bandit.turns import LARGEST_TURN
 from router.storage.database import Connection
+from router.storage.metrics import plan_for_keys
 
 #: The latest decisions that are read.
 MOST_TURNS = 1_000_000
@@ -80,6 +81,7 @@ async def read_turns(
     connection: Connection, incarnation: int, arms: Sequence[int], bad_signals: Sequence[str], most: int = MOST_TURNS
 ) -> TurnTable:
     """Return the turns of the latest `most` decisions; `arms` are the numbers that a draft of today deals."""
+    await plan_for_keys(connection)
     parameters = {"incarnation": incarnation, "arms": list(arms), "bad": list(bad_signals), "most": most}
     packed = (await connection.execute(text(_TURNS), parameters)).scalar_one()
     rows = np.frombuffer(packed, dtype=_ROW)
