@@ -89,15 +89,16 @@ class Keeper:
         drainer.start()
         saver = Saver(database, deployment.deployment_id, deployment.directory, clock_us=self._clocks.now_us)
         deriver = Deriver(database, clock_us=self._clocks.now_us, announce=announcer.announce)
+        ramps = RampController(database, self._clocks.now_us, announcer.announce, every_s=ramp.EVERY_S)
         async with contextlib.AsyncExitStack() as closing, asyncio.TaskGroup() as tasks:
             closing.push_async_callback(deriver.close)
+            closing.push_async_callback(ramps.close)
             tasks.create_task(saver.run(), name="saver")
             tasks.create_task(self._make_partitions(database), name="partitions")
-            tasks.create_task(Leader(database, self._duties(announcer, deriver)).run(), name="leader")
+            tasks.create_task(Leader(database, self._duties(deriver, ramps)).run(), name="leader")
 
-    def _duties(self, announcer: Announcer, deriver: Deriver) -> list[Duty]:
+    def _duties(self, deriver: Deriver, ramps: RampController) -> list[Duty]:
         """What this keeper does while it leads."""
-        ramps = RampController(self._clocks.now_us, announcer.announce, every_s=ramp.EVERY_S)
         duties = [Duty("derived signals", derive.EVERY_S, deriver.work), Duty("ramps", ramp.EVERY_S, ramps.look)]
         if self._settings.retention_days:
             duties.append(Duty("retention", _RETENTION_S, self._drop_expired))

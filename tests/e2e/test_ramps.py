@@ -180,7 +180,7 @@ async def test_silence_holds_the_stage_and_warns_after_a_while(world: World):
     assert (status.phase, status.stage, status.assessment.warning) == (Phase.PHASE_RAMPING, 0, "")
     assert status.assessment.decisions > 50
     assert "0.00% of" in " ".join(status.assessment.missing)
-    assert status.assessment.next_check_time.ToMicroseconds() == world.clock_us + 50_000
+    assert status.assessment.next_check_time.ToMicroseconds() == world.clock_us + 50_000, "the next poll comes first"
     world.clock_us += 24 * HOUR_US
     status = await world.looked()
     assert (status.phase, status.stage) == (Phase.PHASE_RAMPING, 0)
