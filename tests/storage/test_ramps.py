@@ -19,11 +19,13 @@ from running import query, scalar
 from bandit.canary import Assessment, step
 from bandit.guardrails import Measures, Tally
 from bandit.ramp import Metric
+from router.controllers.ramp import RampController
 from router.experiment import Definition, NewArm, NewDefinition
 from router.messages import assessment_document
 from router.storage import experiments, ramps, transitions
 from router.storage.database import Database, DatabaseUrl
 from router.storage.decisions import DecisionRow, merge_decisions
+from router.storage.election import Session
 from router.storage.errors import StorageUnavailableError
 from router.storage.events import EventRow, apply_events
 from router.storage.partitions import ensure_partitions
@@ -471,3 +473,102 @@ async def test_every_stage_up_to_promotion_leaves_one_row(database: Database, co
     assert [row[1] for row in rows] == ["ramping, stage 1", "ramping, stage 2", "ramping, stage 3", "promoted, stage 3"]
     assert all(earlier[1] == later[0] for earlier, later in pairwise(rows))
     assert await scalar(database_url, "SELECT version FROM ramps") == 4
+
+
+# The controller.
+
+
+@dataclass
+class Controlled:
+    """A controller, the connection that it leads on, and what it announced."""
+
+    controller: RampController
+    session: Session
+    announced: list[int]
+
+    async def look(self) -> None:
+        await self.controller.look(self.session)
+
+
+@pytest.fixture
+async def controlled(database: Database, connection) -> AsyncIterator[Controlled]:
+    announced: list[int] = []
+    controller = RampController(database, lambda: SINCE_US + 2 * HOUR_US, announced.extend, every_s=2.0)
+    yield Controlled(controller, Session(connection), announced)
+    await controller.close()
+
+
+async def test_evidence_that_takes_long_to_read_holds_up_nobody(
+    database: Database, controlled: Controlled, monkeypatch: pytest.MonkeyPatch
+):
+    before = await begun(database)
+    ready, reads = asyncio.Event(), 0
+
+    async def slow(*_: Any) -> Measures:
+        nonlocal reads
+        reads += 1
+        await ready.wait()
+        return HEALTHY
+
+    monkeypatch.setattr(ramps, "measure", slow)
+    for _ in range(2):
+        await asyncio.wait_for(controlled.look(), 5)
+    assert (await reread(database), reads, controlled.announced) == (before, 1, [])
+    ready.set()
+    await controlled.look()
+    after = (await reread(database)).ramp_state
+    assert after is not None
+    assert (after.stage, controlled.announced) == (1, [before.incarnation])
+    for _ in range(3):
+        await controlled.look()
+    assert reads == 1, "it took a second, so that for nine seconds nobody reads it again"
+
+
+async def test_a_ramp_that_cannot_be_read_or_judged_holds_up_no_other(
+    database: Database, controlled: Controlled, database_url: str, monkeypatch: pytest.MonkeyPatch, caplog
+):
+    definition = await begun(database)
+    broken = definition.incarnation + 1
+    await query(
+        database_url,
+        "INSERT INTO experiments SELECT incarnation + 1, 'broken', description, state, etag, allocation, assignment,"
+        " reward_rule, 1, NULL, created_at, updated_at, '{\"stages\": 1}' FROM experiments",
+    )
+    for table, columns in (
+        ("policy_versions", "1, 1, now(), NULL"),
+        ("ramps", "phase, stage, stage_since, version, approved"),
+    ):
+        await query(database_url, f"INSERT INTO {table} SELECT incarnation + 1, {columns} FROM {table}")
+    await query(
+        database_url,
+        "INSERT INTO arms SELECT incarnation + 1, arm, position, arm_id, version, model, family, role, config, cap,"
+        " cost_usd, active FROM arms",
+    )
+
+    async def healthy(*_: Any) -> Measures:
+        return HEALTHY
+
+    monkeypatch.setattr(ramps, "measure", healthy)
+    await controlled.look()
+    assert controlled.announced == [definition.incarnation]
+    assert "the evidence of the ramp of 'broken' cannot be read: it stays as it is" in caplog.text
+    assert await scalar(database_url, f"SELECT version FROM ramps WHERE incarnation = {broken}") == 1
+
+
+async def test_what_was_read_of_a_ramp_that_has_ended_since_is_dropped(
+    database: Database, controlled: Controlled, database_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    await begun(database)
+    ready = asyncio.Event()
+
+    async def slow(*_: Any) -> Measures:
+        await ready.wait()
+        return HEALTHY
+
+    monkeypatch.setattr(ramps, "measure", slow)
+    await controlled.look()
+    await query(database_url, "UPDATE ramps SET phase = 'aborted', version = version + 1")
+    ready.set()
+    await controlled.look()
+    assert controlled.announced == []
+    assert len(await rows_of(database_url, "ramp")) == 1
