@@ -7,11 +7,16 @@ Model
     obey one law. The regret of a run is the sum over steps of max_j mu_j - mu_chosen: means, not realised
     rewards, so it has no reward noise.
 
+    Feedback that takes its time (`delayed_choices`) is known a number of steps after its decision that depends on the
+    arm and on what it says. With `mature_after`, outcomes count when their decision is that many steps old, or when they
+    are known if that is later, so that within `mature_after` what they say makes no difference to when they count.
+
     A replay (`replay_table`) has a table with the outcome of every arm on every row, and reads only the
     chosen one.
 
 Assumes
-    The outcome of a decision is known `delay` further steps later; nothing is lost and nothing drifts.
+    The outcome of a decision is known `delay` further steps later, and elsewhere after the delays of its arm; nothing is
+    lost and nothing drifts.
     Fractional rewards r count as r successes and 1 - r failures.
 
 Source
@@ -124,6 +129,44 @@ def matching_regret(
     return _regret(means, steps, runs, rng, draw, prior, delay, batch, progress)
 
 
+def delayed_choices(
+    means: ArrayLike,
+    failure_delay: ArrayLike,
+    success_delay: ArrayLike,
+    steps: int,
+    runs: int,
+    rng: np.random.Generator,
+    *,
+    mature_after: int = 0,
+    prior: tuple[float, float] = (1.0, 1.0),
+) -> Indices:
+    """Return the arm chosen at each step, shape (T, R), by Thompson Sampling where feedback takes its time.
+
+    `failure_delay` and `success_delay`, shape (K,), are the steps after which the failure or success of a decision for each
+    arm is known; `mature_after` is how old a decision must be before its outcome counts. The posterior at step t holds what
+    counts by then. Raises ValueError naming the argument, its value and the rule it breaks.
+    """
+    mu = _in_unit_interval("means", means, dimensions=1)
+    for name, least, value in (("steps", 1, steps), ("runs", 1, runs), ("mature_after", 0, mature_after)):
+        _at_least(name, value, least)
+    _check_prior(prior)
+    # By result, failure first, and arm. What is known at once still counts for the next step only.
+    known = np.stack([_delays("failure_delay", failure_delay, len(mu)), _delays("success_delay", success_delay, len(mu))])
+    wait = np.maximum(np.maximum(known, mature_after), 1)
+    posterior = np.stack([np.full((len(mu), runs), prior[1]), np.full((len(mu), runs), prior[0])])
+    coming = np.zeros((int(wait.max()) + 1, *posterior.shape))
+    chosen = np.empty((steps, runs), dtype=np.intp)
+    run = np.arange(runs)
+    for step in range(steps):
+        now = coming[step % len(coming)]
+        posterior += now
+        now[...] = 0.0
+        arm = chosen[step] = largest_draw(posterior[1], posterior[0], rng)
+        result = (rng.random(runs) < mu[arm]).astype(np.intp)
+        coming[(step + wait[result, arm]) % len(coming), result, arm, run] += 1.0
+    return chosen
+
+
 def replay_table(
     scores: ArrayLike,
     rng: np.random.Generator,
@@ -203,8 +246,7 @@ def _play(
     """Alternate `choose` and `pay`, and move the posteriors once outcomes are known."""
     _at_least("delay", delay, 0)
     _at_least("batch", batch, 1)
-    if not (0.0 < prior[0] < np.inf and 0.0 < prior[1] < np.inf):
-        raise ValueError(f"prior is {prior}: both parameters must be positive and finite")
+    _check_prior(prior)
     alpha, beta = np.full((arms, runs), prior[0]), np.full((arms, runs), prior[1])
     run = np.arange(runs)
     unknown = delay + batch
@@ -239,6 +281,20 @@ def _in_unit_interval(name: str, values: ArrayLike, dimensions: int) -> Array:
     if bad.size:
         raise ValueError(f"{name} holds {bad[0]}: every entry must be from 0 to 1")
     return array
+
+
+def _delays(name: str, values: ArrayLike, arms: int) -> Indices:
+    given = np.asarray(values)
+    if given.shape != (arms,) or given.dtype.kind not in "iu" or given.min() < 0:
+        raise ValueError(
+            f"{name} is {given.tolist()}: it must be a whole number of steps, 0 or more, for each of {arms} arms"
+        )
+    return given.astype(np.intp)
+
+
+def _check_prior(prior: tuple[float, float]) -> None:
+    if not (0.0 < prior[0] < np.inf and 0.0 < prior[1] < np.inf):
+        raise ValueError(f"prior is {prior}: both parameters must be positive and finite")
 
 
 def _at_least(name: str, value: int, least: int) -> None:
