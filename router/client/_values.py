@@ -45,6 +45,8 @@ class Reason(IntEnum):
     STICKY = 2
     FORCED = 3
     FALLBACK = 4
+    #: The unit is held out: nothing is learned from it.
+    HOLDOUT = 5
 
     @classmethod
     def _missing_(cls, value: object) -> Reason | None:

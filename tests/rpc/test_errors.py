@@ -31,7 +31,7 @@ from router import server as server_module
 from router.decide import Decider
 from router.feedback_spool import FeedbackSpool
 from router.journal import Journal
-from router.v1 import error_reason_pb2, experiments_pb2, posteriors_pb2, routing_pb2, types_pb2
+from router.v1 import error_reason_pb2, experiments_pb2, interleave_pb2, posteriors_pb2, routing_pb2, types_pb2
 
 Code = grpc.StatusCode
 #: What a client's transport takes of trailing metadata by default; a larger error arrives as another error.
@@ -307,6 +307,12 @@ async def no_arm_among_a_hundred_with_long_names(world: World) -> Refusal:
 async def only_arms_of_weight_zero(world: World) -> Refusal:
     await world.router.run(experiment("ab", kind="FIXED", weights={"a": 1.0}, assignment="STICKY_HASH"))
     return await refused(world.router.route("ab", unit_id="u", eligible_arm_ids=["b"]))
+
+
+@provokes("NOT_INTERLEAVED", Code.FAILED_PRECONDITION, metadata=("experiment_id",))
+async def turns_of_an_experiment_without_turns(world: World) -> Refusal:
+    request = interleave_pb2.CompareTurnsRequest(experiment_id="support", arm_id="a", other_arm_id="b")
+    return await refused(world.router.interleaving.CompareTurns(request))
 
 
 @provokes("INVALID_EXPERIMENT", Code.INVALID_ARGUMENT, field="experiment.allocation.floor")
