@@ -18,7 +18,7 @@ from router.v1 import posteriors_pb2 as pb
 MOST_PERIODS: Final = 1_000
 #: Coverage is flagged below this p.
 COVERAGE_LEVEL: Final = 0.01
-#: An arm with fewer decisions is said to have too few: its intervals are wider than 10 percentage points to either side.
+#: An arm with fewer decisions is said to have too few: of 100, an interval around 50 % reaches 10 points to either side.
 FEW_DECISIONS: Final = 100
 
 #: An arm's number, and whether its units are held out.
