@@ -19,6 +19,7 @@ from running import query, scalar
 from bandit.canary import Assessment, step
 from bandit.guardrails import Measures, Tally
 from bandit.ramp import Metric
+from bandit.ramp_state import Phase
 from router.controllers.ramp import RampController
 from router.experiment import Definition, NewArm, NewDefinition
 from router.messages import assessment_document
@@ -473,6 +474,28 @@ async def test_every_stage_up_to_promotion_leaves_one_row(database: Database, co
     assert [row[1] for row in rows] == ["ramping, stage 1", "ramping, stage 2", "ramping, stage 3", "promoted, stage 3"]
     assert all(earlier[1] == later[0] for earlier, later in pairwise(rows))
     assert await scalar(database_url, "SELECT version FROM ramps") == 4
+
+
+async def test_what_waits_for_approval_is_still_judged(database: Database, connection, database_url: str):
+    new = new_definition()
+    await begun(database, replace(new, ramp={**new.ramp, "approval": True, "stages": [{"cap": 1.0, "duration": "60s"}]}))
+    for measures, hours, phase in (
+        (HEALTHY, 1.5, Phase.AWAITING_APPROVAL),
+        (HEALTHY, 2, Phase.AWAITING_APPROVAL),
+        (FAILING, 3, Phase.ROLLED_BACK),
+    ):
+        assert len(await ramps.read_open(connection)) == 1
+        definition = await reread(database)
+        assert await ramps.settle(connection, definition, *look(definition, measures, hours))
+        after = await reread(database)
+        assert after.ramp_state is not None
+        assert after.ramp_state.phase is phase
+        assert after.ramp_assessment is not None
+    assert [row[1] for row in await rows_of(database_url, "ramp")] == [
+        "ramping, stage 1",
+        "awaiting approval, stage 1",
+        "rolled back, stage 1",
+    ]
 
 
 # The controller.
