@@ -132,7 +132,7 @@ inserted AS (
 # The range of days says nothing new. Being written out, it is known when the statement is planned: partitions beyond it are
 # neither planned for nor locked. As parameters, each batch would lock every partition there is.
 # One statement: its parts read the same snapshot, so `judged` holds outcomes as they were. Scalar subqueries, because an
-# EXISTS may become a hash of the whole table.
+# EXISTS may become a hash of the whole table. What has matured is looked up for each row only if something matures at all.
 APPLY = """
 WITH incoming AS MATERIALIZED (
     SELECT t.*, coalesce((SELECT CASE WHEN e.content = t.content THEN 1 ELSE 2 END FROM events e
@@ -162,12 +162,16 @@ candidates AS (
     WHERE known = 0 AND reward_micros IS NOT NULL
     ORDER BY decision_day, decision_key, rank DESC, occurred_at DESC, event_id COLLATE "C" DESC
 ),
+maturing AS MATERIALIZED (
+    SELECT true FROM policy_versions WHERE incarnation = ANY($21::int8[]) AND matured_to IS NOT NULL LIMIT 1
+),
 judged AS MATERIALIZED (
     SELECT c.*, o.arm AS old_arm, o.segment AS old_segment, o.bucket AS old_bucket, o.reward_micros AS old_micros,
            o.arm IS NULL AS first, (c.rank, c.occurred_at, c.event_id) > (o.rank, o.occurred_at, o.event_id) AS replaces,
            coalesce(CASE WHEN o.arm IS NULL THEN c.decided_at ELSE o.decided_at END > v.matured_to, false) AS waits
     FROM candidates c
-    LEFT JOIN policy_versions v ON v.incarnation = c.incarnation
+    LEFT JOIN LATERAL (SELECT matured_to FROM policy_versions
+                       WHERE incarnation = c.incarnation AND (SELECT true FROM maturing) LIMIT 1) v ON true
     LEFT JOIN LATERAL (SELECT arm, segment, bucket, reward_micros, rank, occurred_at, event_id, decided_at FROM outcomes
                        WHERE decision_day = c.decision_day AND decision_key = c.decision_key
                          AND decision_day BETWEEN {first_day} AND {last_day} LIMIT 1) o ON true
@@ -230,12 +234,13 @@ async def apply_events(connection: psycopg.AsyncConnection[Any], rows: Sequence[
     value that Postgres does not take).
     """
     days = days_of(rows)
+    experiments = columns.bigints(sorted({row.incarnation for row in rows}))
     with translated():
         *_, applied = await one_trip(
             connection,
             [
-                Statement(LOCK, [columns.bigints(sorted({row.incarnation for row in rows}))]),
-                Statement(apply_statement(min(days), max(days)), _encoded(rows)),
+                Statement(LOCK, [experiments]),
+                Statement(apply_statement(min(days), max(days)), [*_encoded(rows), experiments]),
             ],
         )
     known, contradictions, moved = (applied.get_value(0, column) for column in range(3))
@@ -248,7 +253,7 @@ def _numbers(array: bytes | None) -> list[int]:
 
 
 def _encoded(rows: Sequence[EventRow]) -> list[columns.Column]:
-    """The parameters of `APPLY`."""
+    """The parameters of `APPLY`, but for the last one."""
     given = dict(zip(EventRow._fields, zip(*rows, strict=True), strict=True))
     decided_us, occurred_us, received_us = (
         np.array(given[name], dtype=np.int64) for name in ("decided_at_us", "occurred_at_us", "received_at_us")

@@ -11,7 +11,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from hashlib import md5
@@ -23,9 +23,12 @@ import pytest
 from growth import BASE_US, DAY_US, add_experiments, day, event_connection, event_row
 from postgres import TestCluster
 
-from router.storage import experiments, retention
+from bandit.derive import DeriveRule
+from router.experiment import RewardRule
+from router.storage import experiments, maturing, retention
 from router.storage.database import Database, DatabaseUrl
 from router.storage.decisions import DecisionRow, copy_decisions, merge_decisions
+from router.storage.derived import DerivationLog, DerivingExperiment, RuleVersion
 from router.storage.events import EventRow, apply_events
 from router.storage.migrate import migrate
 from router.storage.partitions import ensure_partitions
@@ -60,7 +63,7 @@ FROM generate_series(0::int8, {DECISIONS} - 1) n;
 INSERT INTO decisions (decision_day, decision_key, incarnation, arm, decided_at, propensity, policy_version, allocation_id,
                        reason, unit_id, session_id, turn_id, request_id, segment, prompt_fingerprint)
 SELECT decision_day, decision_key, incarnation, arm, bucket, 0.5, 1, md5('allocation ' || n / 20)::uuid, 'sampled', 'u' || n,
-       '', '', '', '', '' FROM d;
+       's' || n / {EXPERIMENTS} / 3, '', '', '', '' FROM d;
 INSERT INTO allocations SELECT md5('allocation ' || n)::uuid, 1, 1, '{{0,1}}', '{{0.5,0.5}}'
 FROM generate_series(0, {DECISIONS} / 20 - 1) n;
 INSERT INTO events (decision_day, decision_key, event_id, incarnation, arm, segment, bucket, kind, rank, decided_at,
@@ -408,3 +411,63 @@ async def test_allocations_of_dropped_days_are_looked_up_one_by_one(connection, 
     every = {f"{day(number):%Y%m%d}" for number in range(DAYS)}
     for statement in await explained.during(partial(retention._delete_allocations, connection), "dropped_allocations"):
         statement.check(8_000, every)
+
+
+#: An experiment whose decisions are all of today, and the range of their times: three hours of the day.
+TODAYS = 1 + TODAY
+OF_ONE = DECISIONS // EXPERIMENTS
+WHOLE_DAY = (BASE_US + TODAY * DAY_US, BASE_US + (TODAY + 1) * DAY_US)
+
+
+@pytest.fixture
+async def derivation(database: Database) -> AsyncIterator[DerivationLog]:
+    log = DerivationLog(database)
+    yield log
+    await log.close()
+
+
+async def test_decisions_that_something_may_follow_from(derivation: DerivationLog, explained: Explained):
+    rule = RuleVersion(1, RewardRule({}, timedelta(days=7)), 1, 100, None)
+    experiment = DerivingExperiment(TODAYS, (rule, replace(rule, derive=DeriveRule(1, 1, None, 1, 1))), None)
+    reads = {
+        "decisions": partial(derivation.decisions, experiment, *WHOLE_DAY, 20),
+        "latest": partial(derivation.decisions, experiment, *WHOLE_DAY, 20, latest=True),
+        "counts": partial(derivation.counts, experiment, *WHOLE_DAY, 15_000_000),
+        "quiet": partial(derivation.quiet, TODAYS, rule, *WHOLE_DAY, 20),
+        "silent": partial(derivation.silent, TODAYS, rule, *WHOLE_DAY, 20),
+    }
+    for read in reads.values():
+        for statement in await explained.during(read, "decisions"):
+            statement.check(OF_ONE + 10, {f"{day(TODAY):%Y%m%d}"})
+
+
+async def test_sessions(derivation: DerivationLog, explained: Explained):
+    """By session, of two days; the sessions of other experiments have the same names."""
+    firsts = {f"s{number}": WHOLE_DAY[0] - DAY_US for number in range(10)}
+    read = partial(derivation.sessions, TODAYS, firsts, WHOLE_DAY[1])
+    for statement in await explained.during(read, "decisions"):
+        statement.check(4 * len(firsts), TWO_DAYS)
+    assert {len(rows) for rows in (await read()).values()} == {3}
+
+
+async def test_outcomes_that_mature(connection, explained: Explained):
+    """Those that are due are found among many that are not, of this experiment and of others."""
+    noon_us = WHOLE_DAY[0] + 12 * 3_600_000_000
+    async with connection.transaction(force_rollback=True):
+        await connection.execute(
+            "INSERT INTO pending_outcomes SELECT incarnation, bucket, decision_day, decision_key FROM outcomes"
+            " WHERE decision_day = %s",
+            (day(TODAY),),
+        )
+        await connection.execute(
+            "INSERT INTO pending_outcomes SELECT %s, now() + n * interval '1 second', now(), md5('pending' || n)::uuid"
+            " FROM generate_series(1, 20000) n",
+            (TODAYS,),
+        )
+        await connection.execute("UPDATE policy_versions SET matured_to = %s WHERE incarnation = %s", (day(0), TODAYS))
+        ran = await explained.during(partial(maturing.advance, connection, TODAYS, noon_us))
+        for statement in ran:
+            statement.check(OF_ONE + 10, {f"{day(number):%Y%m%d}" for number in range(DAYS)})
+            for node in statement.nodes():
+                assert (node.kind, node.relation) != ("Seq Scan", "pending_outcomes"), statement
+        assert any("DELETE FROM pending_outcomes" in statement.statement for statement in ran)
