@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import random
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -13,9 +16,11 @@ from growth import BASE_US, DAY_US, add_experiments, day
 from running import Router, arm, event, experiment, query, until_scalar
 from sqlalchemy import text
 
+from bandit.reward import DEFAULT_SIGNAL_MICROS, Candidate, Rank, fold
 from router.storage import metrics, turns
 from router.storage.database import Database, DatabaseUrl
 from router.storage.metrics import RuleRewards, Span, read_counts, read_held_out, read_recorded
+from router.storage.partitions import ensure_partitions
 from router.storage.turns import read_turns
 from router.v1 import posteriors_pb2, routing_pb2, types_pb2
 
@@ -135,6 +140,52 @@ async def test_counts_are_what_the_rows_say(database: Database, grown: str):
         (period, arm): (covered, covered * 250_000) for (period, arm, held), (_, covered) in expected.items() if held
     }
     assert sum(n for n, _ in expected.values()) > 100
+
+
+async def test_held_out_outcomes_are_folded_as_all_others_are(database_url: str):
+    """Against `bandit.reward.fold`: ranks, times and ids that tie, late events, neutral signals, and numbers."""
+    add_experiments(database_url, 1, 1)
+    rng = random.Random(7)
+    rule = {signal.name.lower(): micros for signal, micros in DEFAULT_SIGNAL_MICROS.items() if micros is not None}
+    rewards: list[int] = []
+    decisions, events = [], []
+    for number in range(150):
+        key = UUID(int=number)
+        decisions.append((key, day(0)))
+        candidates = []
+        for event_id in rng.sample(["a", "B", "b", "A", "é", "aa", "10", "9"], rng.randrange(4)):
+            signal = rng.choice([None, *DEFAULT_SIGNAL_MICROS])
+            rank = Rank.NUMERIC if signal is None else rng.choice([Rank.DERIVED, signal.rank])
+            micros = rng.randrange(1_000_001) if signal is None else rule.get(signal.name.lower())
+            occurred_us, late = BASE_US + rng.randrange(2), rng.random() < 0.2
+            details = json.dumps({"reward_micros": micros}) if signal is None else None
+            kind, name = ("reward", None) if signal is None else ("signal", signal.name.lower())
+            at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=occurred_us)
+            events.append((day(0), key, event_id, kind, name, rank, at, "late" if late else "neutral", details))
+            if micros is not None and not late:
+                candidates.append(Candidate(rank, occurred_us, event_id, micros))
+        if (winner := fold(candidates)) is not None:
+            rewards.append(winner.reward_micros)
+    connection = await psycopg.AsyncConnection.connect(database_url, options="-c timezone=UTC", autocommit=True)
+    async with connection, connection.cursor() as cursor:
+        await ensure_partitions(connection, [day(0)])
+        await cursor.executemany(
+            "INSERT INTO decisions SELECT %s, %s, 1, 0, %s, 1, 1, gen_random_uuid(), 'holdout', '', '', '', '', '', ''",
+            [(decided, key, decided) for key, decided in decisions],
+        )
+        await cursor.executemany(
+            "INSERT INTO events (decision_day, decision_key, event_id, kind, signal, rank, occurred_at, status, details,"
+            " incarnation, arm, segment, bucket, decided_at, received_at, reward_rule_version, policy_version, content)"
+            " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, 1, 0, '', now(), now(), now(), 1, 1, '')",
+            events,
+        )
+    database = Database(DatabaseUrl.parse(database_url))
+    async with database.snapshot() as snapshot:
+        span = Span(BASE_US, BASE_US + DAY_US, DAY_US)
+        found = await read_held_out(snapshot, 1, span, [RuleRewards(1, rule, None, 0)], 0)
+    await database.dispose()
+    assert found == [(0, 0, len(rewards), sum(rewards), 0)]
+    assert 50 < len(rewards) < 150
 
 
 async def test_the_latest_turns_are_read(database: Database):
