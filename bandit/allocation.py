@@ -79,16 +79,20 @@ class AllocationRule:
 def limited(rule: AllocationRule, arm: int, floor: float, cap: float) -> AllocationRule:
     """Return the rule with the propensity of one arm kept between `floor` and `cap`, as far as the rule permits.
 
-    A cap only lowers the arm's own. A floor takes the place of the arm's own, as far as the other arms' floors leave room
-    for it; `fixed` and `uniform` state their propensities, and so get none.
+    A cap only lowers the arm's own; where the caps then add up to less than 1, the control's own gives way. A floor takes
+    the place of the arm's own, as far as the other arms' floors leave room for it; `fixed` and `uniform` state their
+    propensities, and so get none.
     """
-    caps = tuple(min(own, cap) if i == arm else own for i, own in enumerate(rule.caps))
+    caps = [min(own, cap) if i == arm else own for i, own in enumerate(rule.caps)]
+    if sum(caps) < 1.0 and rule.control is not None and rule.control != arm:
+        caps[rule.control] = 1.0
+    within = replace(rule, caps=tuple(caps))
     if rule.kind is not AllocationKind.THOMPSON:
-        return replace(rule, caps=caps)
+        return within
     floors = [rule.floor] * len(caps)
     room = _LIMITED_FLOOR_SUM - (len(caps) - 1) * rule.floor
     floors[arm] = min(floor, max(room, rule.floor))
-    return replace(rule, caps=caps, floors=tuple(floors))
+    return replace(within, floors=tuple(floors))
 
 
 def apply_floor(p: ArrayLike, floor: ArrayLike) -> Vector:

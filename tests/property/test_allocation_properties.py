@@ -147,6 +147,16 @@ def test_a_limited_arm_of_thompson_sampling_moves_between_its_limits():
     assert 0.1 < even < 0.2
 
 
+@pytest.mark.parametrize("cap", [0.0, 0.01, 0.3])
+def test_a_limit_holds_where_the_other_caps_add_up_to_less_than_one(cap):
+    """Scaled up together with the others, 1 % would be 2 %."""
+    rule = AllocationRule(AllocationKind.THOMPSON, 0.01, (0.3, 1.0, 0.2), control=0)
+    alpha, beta = np.array([20.0, 90.0, 30.0]), np.array([80.0, 10.0, 70.0])
+    p = allocate(limited(rule, 1, cap / 2, cap), alpha, beta)
+    assert p[1] == pytest.approx(cap)
+    assert p[2] <= 0.2 + 1e-12
+
+
 def test_a_floor_of_half_of_all_traffic_leaves_room():
     rule = limited(AllocationRule(AllocationKind.THOMPSON, 0.01, (1.0,) * 3), 2, 0.5, 1.0)
     np.testing.assert_allclose(rule.least(), [0.01, 0.01, 0.47])
