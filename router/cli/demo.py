@@ -16,6 +16,13 @@ _FILE_WIDTH = 120
 
 
 @click.command()
+@click.option(
+    "--strategy",
+    type=click.Choice(["bandit", "canary", "ab", "interleave"]),
+    default="bandit",
+    show_default=True,
+    help="What to show. --arms, --assignment, --prompts and --picture are of the bandit.",
+)
 @click.option("--arms", type=click.Choice(["9", "3"]), default="9", show_default=True, help="Which table of real outcomes.")
 @click.option(
     "--assignment",
@@ -45,6 +52,7 @@ _FILE_WIDTH = 120
 @click.option("--plain", is_flag=True, help="Print lines instead of the live view.")
 @json_option
 def demo(
+    strategy: str,
     arms: str,
     assignment: str,
     prompts: int | None,
@@ -65,9 +73,11 @@ def demo(
     from rich.console import Console
 
     from router.cli.main import fail
-    from router.demo.report import document, show
+    from router.demo.report import Result, document, show
     from router.demo.run import Options, run_demo
+    from router.demo.scene import Story
     from router.demo.service import ServiceError
+    from router.demo.strategies import run_strategy
 
     if keep is not None and keep.exists() and any(keep.iterdir()):
         raise click.UsageError(f"--keep {keep}: holds files already; choose a directory that is new or empty")
@@ -85,22 +95,37 @@ def demo(
         keep=keep,
         plain=plain or bool(os.environ.get("CI")),
     )
+    result: Result | None = None
+    story: Story | None = None
+    seconds: dict[str, float] = {}
     try:
-        result = asyncio.run(run_demo(options, console))
+        if strategy == "bandit":
+            result = asyncio.run(run_demo(options, console))
+        else:
+            told = run_strategy(strategy, console, seed=seed, workers=workers, keep=keep, plain=options.plain)
+            story, seconds = asyncio.run(told)
     except ServiceError as error:
         fail(str(error))
     except (KeyboardInterrupt, asyncio.CancelledError) as interruption:
         click.echo("interrupted: the router is stopped" + ("" if keep else " and its data removed"), err=True)
         raise SystemExit(_INTERRUPTED if isinstance(interruption, KeyboardInterrupt) else _TERMINATED) from None
-    found = document(result)
+    if result is not None:
+        found, passed, total = document(result), result.passed, result.seconds["total"]
+    else:
+        assert story is not None  # noqa: S101 - one of the two
+        found, passed, total = {**story.document(), "seed": seed, "seconds": seconds}, story.passed, seconds["total"]
     _RESULTS.parent.mkdir(parents=True, exist_ok=True)
     _RESULTS.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     if as_json:
         click.echo(json.dumps(found, indent=2))
     else:
-        show(result, console)
-        console.print(f"\n{picture} and {_RESULTS} written; {result.seconds['total']:.1f} s in all", highlight=False)
+        if result is not None:
+            show(result, console)
+        elif story is not None:
+            console.print(story.text(), highlight=False, soft_wrap=True)
+        written = f"{picture} and {_RESULTS}" if result is not None else str(_RESULTS)
+        console.print(f"\n{written} written; {total:.1f} s in all", highlight=False)
         if keep is not None:
             console.print(f"look around: bandit-router serve --data-dir {keep}", highlight=False, soft_wrap=True)
-    if not result.passed:
+    if not passed:
         raise SystemExit(1)

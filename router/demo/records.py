@@ -1,4 +1,7 @@
-"""What Postgres holds of one experiment, read as an analyst would: with the read-only login, in one snapshot."""
+"""What Postgres holds of one experiment: read as an analyst would, with the read-only login, in one snapshot.
+
+The replay is that of the command, with the login of the router.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from decimal import Decimal
 from uuid import UUID
 
 from bandit.reward import MICROS, Evidence
+from router.embedded import ServerRecord
 from router.storage.database import DatabaseUrl, connect
 from router.storage.replay import ReplayReport, replay
 
@@ -84,11 +88,11 @@ class Records:
     drained_s: float
 
 
-def read_records(analyst_url: str, experiment_id: str, decisions: int) -> Records:
+def read_records(postgres: ServerRecord, experiment_id: str, decisions: int) -> Records:
     """Read everything, once the decision journal has drained so many decisions into Postgres, or has had 20 s to."""
     key = (experiment_id,)
     started = time.monotonic()
-    with connect(DatabaseUrl.parse(analyst_url), autocommit=True) as connection:
+    with connect(DatabaseUrl.parse(postgres.analyst_url), autocommit=True) as connection:
         while True:
             row = connection.execute(_COUNT, key).fetchone()
             if (row is not None and row[0] >= decisions) or time.monotonic() - started > _DRAIN_S:
@@ -101,7 +105,7 @@ def read_records(analyst_url: str, experiment_id: str, decisions: int) -> Record
             events = tuple(LoggedEvent(*row) for row in connection.execute(_EVENTS, key))
             ((outcomes,),) = connection.execute(_OUTCOMES, key).fetchall()
             evidence = {arm_id: Evidence(s, f, n) for arm_id, s, f, n in connection.execute(_EVIDENCE, key)}
-        # A transaction of its own: it is its isolation level that the report rests on.
+    with connect(DatabaseUrl.parse(postgres.url)) as connection:
         report = replay(connection)
     return Records(logged, events, int(outcomes), evidence, report, drained_s)
 

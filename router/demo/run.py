@@ -81,7 +81,7 @@ async def run_demo(options: Options, console: Console) -> Result:
         )
         service = await stack.enter_async_context(serving(directory, options.workers))
         experiment_id = f"demo-{options.arms}-arms-{options.assignment}"
-        async with _connected(service.address) as channels:
+        async with connected(service.address) as channels:
             await _create(channels[0], experiment_id, table, options.assignment)
             say(console, f"serving on {service.address} with {options.workers} workers after {watch.lap('start'):.1f} s")
             drive = Drive([AsyncRouterClient(channel=c) for c in channels], experiment_id, table, asked_by, options.seed)
@@ -89,13 +89,13 @@ async def run_demo(options: Options, console: Console) -> Result:
             view = _view(options, console, baselines)
             reader = _Reader(channels[-1], drive, experiment_id)
             with view:
-                await _unless(service, _drive(drive, reader, view))
+                await unless(service, _drive(drive, reader, view))
             watch.lap("drive")
             say(console, "all feedback acknowledged; checking …")
             standings = (await reader.moment()).standings
         record = read_record(directory)
         assert record is not None  # noqa: S101 - the service runs on it
-        records = await asyncio.to_thread(read_records, record.analyst_url, experiment_id, len(drive.answers))
+        records = await asyncio.to_thread(read_records, record, experiment_id, len(drive.answers))
         checks = all_checks(drive.answers, drive.statuses, records, table.arm_ids, await expected, sticky=sticky)
         watch.lap("checks")
         result = Result(
@@ -128,7 +128,7 @@ def say(console: Console, text: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _connected(address: str) -> AsyncIterator[Sequence[grpc.aio.Channel]]:
+async def connected(address: str) -> AsyncIterator[Sequence[grpc.aio.Channel]]:
     """Give channels that share no connection, so that every worker gets traffic."""
     options = (*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1))
     async with contextlib.AsyncExitStack() as stack:
@@ -216,7 +216,7 @@ async def _drive(drive: Drive, reader: _Reader, view: View) -> None:
     view.show(await reader.moment())
 
 
-async def _unless(service: Service, work: Coroutine[None, None, None]) -> None:
+async def unless(service: Service, work: Coroutine[None, None, None]) -> None:
     """Do the work; if the service dies meanwhile, that is the error, and not what it does to the calls."""
     working = asyncio.ensure_future(work)
     dying = asyncio.ensure_future(service.died())

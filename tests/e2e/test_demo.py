@@ -75,6 +75,62 @@ def test_sticky_users(tmp_path: Path, assignment: str, arms: str) -> None:
     assert picture.exists()
 
 
+@pytest.mark.parametrize(
+    ("strategy", "checks"),
+    [
+        (
+            "ab",
+            [
+                "a user keeps their arm",
+                "growing the share moved only whom it had to",
+                "propensities are the shares",
+                "the interval is honest",
+                "replay equals live evidence",
+            ],
+        ),
+        (
+            "interleave",
+            [
+                "the arms took turns",
+                "the router counted every turn",
+                "the paired interval is honest",
+                "and so is that of first turns",
+                "pairs tell more than first turns",
+                "replay equals live evidence",
+            ],
+        ),
+        (
+            "canary",
+            [
+                "the good challenger went to 100 %",
+                "the bad challenger was rolled back",
+                "no stage was exceeded",
+                "replay equals live evidence",
+            ],
+        ),
+    ],
+)
+def test_strategies(tmp_path: Path, strategy: str, checks: list[str]) -> None:
+    done = subprocess.run(
+        command("--json", "--strategy", strategy),
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    found = json.loads(done.stdout)
+    assert found == json.loads((tmp_path / "build" / "demo.json").read_text())
+    assert (found["passed"], found["strategy"]) == (True, strategy)
+    assert [check["name"] for check in found["checks"]] == checks
+    if strategy == "canary":
+        assert [trial["phase"] for trial in found["trials"]] == ["promoted", "rolled back"]
+    else:
+        # Both estimate the same thing: the arms' difference over all prompts, .0607 in completions.
+        assert abs(found["truth"]) == pytest.approx(0.0607, abs=0.0005)
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupt_leaves_nothing_behind(tmp_path: Path, number: signal.Signals, status: int) -> None:
     process = subprocess.Popen(
