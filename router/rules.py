@@ -1,7 +1,6 @@
 """What a stored experiment's rules mean: protobuf JSON in, values with every default filled in out."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -10,10 +9,10 @@ from google.protobuf.json_format import ParseDict
 
 from bandit.allocation import AllocationKind, AllocationRule, allocate
 from bandit.assignment import deal_buckets
-from bandit.ramp import Guardrail, Metric, Ramp, Stage, default_stages
 from bandit.reward import DEFAULT_SIGNAL_MICROS, Signal, to_micros
 from router.experiment import Arm, DerivedRule, RewardRule, Rules
 from router.experiment_rules import DEFAULT_ATTRIBUTION_WINDOW_S, DEFAULT_CAP, DEFAULT_FLOOR, DEFAULT_PRIOR
+from router.ramp_rules import challenger_of, ramp_of
 from router.v1 import experiments_pb2
 
 _KINDS = {
@@ -52,47 +51,6 @@ def rules_of(
         holdout=sticky.holdout,
         ramp=ramp_of(given_ramp) if ramp else None,
         ramp_challenger=challenger_of(given_ramp, [arm.arm_id for arm in active_arms if not arm.is_control]) if ramp else "",
-    )
-
-
-def challenger_of(ramp: experiments_pb2.RampRule, challengers: Sequence[str]) -> str:
-    """Return the id of the arm that a ramp lets in; an empty string if it names none and there is not one alone."""
-    return ramp.challenger_arm_id or (challengers[0] if len(challengers) == 1 else "")
-
-
-def ramp_of(given: experiments_pb2.RampRule) -> Ramp:
-    """Return what a RampRule means."""
-    common = [_guardrail_of(guardrail) for guardrail in given.guardrails]
-
-    def with_common(own: Sequence[Guardrail]) -> tuple[Guardrail, ...]:
-        named = {guardrail.metric for guardrail in own}
-        return (*own, *(guardrail for guardrail in common if guardrail.metric not in named))
-
-    if given.stages:
-        stages = tuple(
-            Stage(
-                stage.cap,
-                stage.duration.ToMicroseconds(),
-                with_common([_guardrail_of(guardrail) for guardrail in stage.guardrails]),
-                stage.min_decisions if stage.HasField("min_decisions") else None,
-            )
-            for stage in given.stages
-        )
-    else:
-        stages = tuple(replace(stage, guardrails=with_common(stage.guardrails)) for stage in default_stages())
-    stated: dict[str, Any] = {name: getattr(given, name) for name in ("alpha", "min_coverage") if given.HasField(name)}
-    if given.HasField("warn_after"):
-        stated["warn_after_us"] = given.warn_after.ToMicroseconds()
-    return Ramp(stages, strict=given.strict, approval=given.approval, **stated)
-
-
-def _guardrail_of(given: experiments_pb2.Guardrail) -> Guardrail:
-    return Guardrail(
-        Metric(experiments_pb2.Guardrail.Metric.Name(given.metric).removeprefix("METRIC_").lower()),
-        limit=given.limit if given.HasField("limit") else None,
-        ratio=given.ratio if given.HasField("ratio") else None,
-        latency_over_us=given.latency_over.ToMicroseconds() if given.HasField("latency_over") else None,
-        clip_usd=given.clip_usd if given.HasField("clip_usd") else None,
     )
 
 
