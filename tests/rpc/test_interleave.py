@@ -344,6 +344,15 @@ async def test_pairs_are_those_that_shared_a_list(router: Router):
     assert not found[1].HasField("win_rate")
 
 
+async def test_positions_that_not_every_arm_could_have_make_no_preference(router: Router):
+    await router.run()
+    reply = await interleave(router, rankings(a="x", b="yzw"))
+    await credit(router, reply.interleaving_id, 1, 2, 3)
+    found = await preferences(router)
+    assert (found.interleavings, found.credited) == (1, 0)
+    assert [(p.wins, p.losses, p.ties) for p in found.preferences] == [(0, 0, 1)]
+
+
 async def test_versions_of_an_arm_are_compared_by_themselves(router: Router):
     await router.run()
     reply = await interleave(router, rankings(a="x", b="y"))
@@ -474,6 +483,31 @@ async def test_turns_dealt_to_other_arms_are_left_out(router: Router):
         await session(router, session_id, bad)
     found = await compare_of(router, 14)
     assert (found.paired.estimate, found.paired.sessions, found.excluded_turns) == (0.5, 4, 6)
+
+
+async def test_turns_from_before_they_were_dealt_count_if_they_might_have_been(router: Router):
+    """Drawn one by one they are as random, but an arm may come twice, or answer a turn that another one answered."""
+    definition = with_control()
+    definition.assignment.kind = experiments_pb2.AssignmentRule.KIND_PER_REQUEST
+    await router.run(definition)
+    arms = []
+    for number in range(24):
+        replies = [await router.route(session_id=f"s-{number}", turn_id=str(turn)) for turn in range(2)]
+        arms.append([reply.arm.arm_id for reply in replies])
+        for reply in replies:
+            await router.reward(reply.decision_id, signal=RETRY if reply.arm.arm_id == "a" else COMPLETED)
+    same = sum(first == second for first, second in arms)
+    assert 0 < same < 24
+    answered: set[str] = set()
+    routed = 48
+    while len(answered) < 2:
+        answered.add((await router.route(session_id="both", turn_id="0")).arm.arm_id)
+        routed += 1
+    await until_scalar(router.url, "SELECT count(*) FROM decisions", routed)
+    await router.update(with_control())
+    found = await compare(router)
+    assert (found.excluded_turns, found.paired.sessions) == (2 * same + 1, 24 - same)
+    assert found.paired.estimate == 1.0
 
 
 async def test_too_few_turns_have_no_estimate(router: Router):
