@@ -6,9 +6,11 @@ import difflib
 from dataclasses import dataclass, field
 from typing import Literal
 
+from google.protobuf.struct_pb2 import Struct
+
 from router.cli.calls import state_name
 from router.config import ExperimentFile, dump_experiment_file
-from router.ramp_rules import challenger_of
+from router.ramp_rules import challenger_of, ramp_of
 from router.v1 import experiments_pb2 as pb
 from router.v1 import types_pb2 as types
 
@@ -69,16 +71,33 @@ class Change:
             old = {arm.arm_id: arm for arm in _comparable(self.current).arms}
             new = {arm.arm_id: arm for arm in _comparable(self.file.experiment).arms}
             for arm_id in new.keys() & old.keys():
-                if (new[arm_id].model, new[arm_id].config) != (old[arm_id].model, old[arm_id].config):
+                if _behaviour(new[arm_id]) != _behaviour(old[arm_id]):
                     notes.append(f"arm {arm_id} becomes a new version, which learns afresh")
             notes += [f"arm {arm_id} joins with the prior alone" for arm_id in new.keys() - old.keys()]
             notes += [f"arm {arm_id} is retired; late feedback on it counts" for arm_id in old.keys() - new.keys()]
             notes.sort()
+            notes += self._ramp_notes()
         if before == "paused" and self.state == "paused" and self.file.state is None:
             notes.append("it was paused by somebody and stays so; `state: running` in the file resumes it")
         if before == "concluded" and self.file.state not in (None, "concluded"):
             notes.append("it is concluded and stays so")
         return notes
+
+    def _ramp_notes(self) -> list[str]:
+        if self.current is None or not self.current.HasField("ramp_status"):
+            return []
+        old, new = _comparable(self.current), _comparable(self.file.experiment)
+        if not new.HasField("ramp"):
+            return ["its ramp ends, and the challenger competes at once"]
+        challenger = new.ramp.challenger_arm_id
+        before, after = (next((arm for arm in one.arms if arm.arm_id == challenger), None) for one in (old, new))
+        same_arm = before is not None and after is not None and _behaviour(before) == _behaviour(after)
+        same_ramp = old.ramp.challenger_arm_id == challenger and ramp_of(old.ramp).stages == ramp_of(new.ramp).stages
+        return [] if same_arm and same_ramp else ["its ramp starts over"]
+
+
+def _behaviour(arm: types.Arm) -> tuple[str, Struct]:
+    return arm.model, arm.config
 
 
 def state_after(before: str | None, wanted: str | None) -> str:

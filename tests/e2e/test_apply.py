@@ -10,8 +10,10 @@ import pytest
 from click.testing import CliRunner, Result
 from processes import Service, serving, wait_until
 
+from router.cli.calls import ExperimentStub, read_if_there
 from router.cli.main import main
 from router.client import RouterClient
+from router.v1 import experiments_pb2 as pb
 
 TWO = """\
 experiment: support
@@ -195,11 +197,45 @@ def test_a_ramp_by_hand(service: Service, tmp_path: Path) -> None:
     assert moves[0][1] == "a fire"
     assert moves[1] == ("bob", "enough")
     assert ("ann", "it looks good") in moves
+    # Before it is applied, an operator reads what a change does to the ramp.
+    for text, note in (
+        (file.read_text().replace("model-b", "model-c"), "its ramp starts over"),
+        (file.read_text().replace("cap: 0.1", "cap: 0.2"), "its ramp starts over"),
+        (TWO.replace("support", "ramped"), "its ramp ends, and the challenger competes at once"),
+        (file.read_text().replace("model-a", "model-c"), ""),
+        (file.read_text().replace("approval: true", "strict: true"), ""),
+    ):
+        (planned,) = answer(service, "apply", "-f", written(tmp_path, "next.yaml", text), "--dry-run")
+        assert [one for one in planned["notes"] if "ramp" in one] == ([note] if note else []), text
     # What an operator did by hand is no part of the definition.
     assert answer(service, "apply", "-f", file, "--dry-run")[0]["action"] == "unchanged"
     done = command(service, "ramp", "promote", "dry", "--reason", "none there", "--yes")
     assert done.exit_code == 1
     assert "no ramp" in done.stderr
+
+
+def test_a_change_in_between_is_left_alone(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = written(tmp_path, "first.yaml", TWO.replace("support", "first"))
+    file = written(tmp_path, "raced.yaml", TWO.replace("support", "raced"))
+    ok(service, "apply", "-f", file)
+    file.write_text(file.read_text().replace("model-b", "model-mine"))
+    theirs = written(tmp_path, "theirs.yaml", TWO.replace("support", "raced").replace("model-b", "model-theirs"))
+
+    def read_and_lose(stub: ExperimentStub, experiment_id: str) -> pb.Experiment | None:
+        found = read_if_there(stub, experiment_id)
+        if experiment_id == "raced":
+            monkeypatch.undo()
+            ok(service, "apply", "-f", theirs, "--actor", "ann", "--reason", "a hurry")
+        return found
+
+    monkeypatch.setattr("router.cli.apply.read_if_there", read_and_lose)
+    done = command(service, "apply", "-f", first, file, "--json")
+    assert done.exit_code == 1
+    assert "raced: ann changed it since it was read" in done.stderr
+    assert "(a hurry): read what changed, then apply again" in done.stderr
+    # What came before it was applied, and is said to be.
+    assert [one["experiment_id"] for one in json.loads(done.stdout)["applied"]] == ["first"]
+    assert "model-theirs" in ok(service, "export", "experiments", "raced")
 
 
 def test_an_update_that_leaves_no_arm_is_refused(service: Service, tmp_path: Path) -> None:
