@@ -1,7 +1,6 @@
 """Decide: from a policy and a request to an arm, a propensity and a signed decision id."""
 
 import random
-import re
 import struct
 from collections import OrderedDict
 from collections.abc import Callable
@@ -10,13 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bandit.allocation import NoEligibleArmError, draw
-from bandit.assignment import bucket, held_out, keyed_number, rendezvous
-from bandit.turns import LARGEST_TURN, turn_arm
-from router.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError, ResourceExhaustedError
+from bandit.allocation import draw
+from bandit.assignment import bucket, keyed_number, rendezvous
+from bandit.turns import turn_arm
+from router.asked import choice_for, eligible_positions, is_held_out, position_of, running, turn_number
+from router.errors import InvalidArgumentError, ResourceExhaustedError
 from router.journal import Journal
 from router.policy import Choice, Policy, freeze
-from router.registry import Entry, Registry
+from router.registry import Registry
 from router.sticky import StickyUnits
 from router.tokens import DecisionToken, TokenCodec
 from router.v1 import routing_pb2
@@ -26,8 +26,6 @@ from router.wire import receipt
 _REPLIES_BYTES = 64 * 1024 * 1024
 #: Choices of the control alone that are kept, one for each experiment that holds units out.
 _CONTROLS_KEPT = 10_000
-#: A turn has one number only, so that a retry of it is the same turn.
-_TURN = re.compile(r"0|[1-9][0-9]{0,9}", re.ASCII).fullmatch
 #: Decisions that nothing is learned from, and what tells them apart in their keys.
 _NOT_LEARNED = {routing_pb2.REASON_FORCED: 1, routing_pb2.REASON_HOLDOUT: 2}
 
@@ -96,10 +94,10 @@ class Decider:
             known = self._known(incarnation, request)
             if known is not None:
                 return known
-        if policy.definition.rules.holdout and _is_held_out(policy, request):
+        if policy.definition.rules.holdout and is_held_out(policy, request):
             choice, pick = await self._hold_out(policy, request)
         else:
-            choice = _choice(policy, request)
+            choice = choice_for(policy, request)
             pick = await self._pick(policy, choice, request)
         if not request.request_id:
             return self._record(policy, choice, pick, request)
@@ -167,7 +165,7 @@ class Decider:
         The allocation is uniform, so that an eligible arm answers with the same probability on either way.
         """
         arm_ids = [arm.arm_id for arm in policy.arms]
-        position = turn_arm(request.experiment_id, request.session_id, _turn(request), arm_ids)
+        position = turn_arm(request.experiment_id, request.session_id, turn_number(request), arm_ids)
         reason = routing_pb2.REASON_SAMPLED
         if not choice.probabilities[position] > 0.0:
             incarnation = str(policy.definition.incarnation)
@@ -182,9 +180,9 @@ class Decider:
         """
         control = policy.definition.rules.allocation.control
         eligible = request.eligible_arm_ids
-        if control is not None and (not eligible or control in _eligible(policy, request)):
+        if control is not None and (not eligible or control in eligible_positions(policy, request)):
             return self._control_alone(policy, control), _Pick(control, 1.0, routing_pb2.REASON_HOLDOUT)
-        choice = _choice(policy, request)
+        choice = choice_for(policy, request)
         pick = await self._pick(policy, choice, request)
         return choice, pick._replace(reason=routing_pb2.REASON_HOLDOUT)
 
@@ -297,69 +295,3 @@ def hashed(policy: Policy, choice: Choice, unit_id: str) -> int:
 
 def _asked_for(request: routing_pb2.RouteRequest) -> tuple[str, ...]:
     return (request.force_arm_id, *request.eligible_arm_ids)
-
-
-def running(entry: Entry) -> Policy:
-    """Return the policy of an experiment; FailedPreconditionError if it is not running."""
-    if entry.policy is None:
-        state, experiment_id = entry.definition.state, entry.definition.experiment_id
-        raise FailedPreconditionError(
-            f"experiment {experiment_id!r} is {state}, not running",
-            reason="EXPERIMENT_NOT_RUNNING",
-            metadata={"experiment_id": experiment_id, "state": state},
-        )
-    return entry.policy
-
-
-def position_of(policy: Policy, arm_id: str, field: str) -> int:
-    """Return the position of an active arm; InvalidArgumentError naming `field` if there is none of this id."""
-    position = policy.position.get(arm_id)
-    if position is None:
-        raise InvalidArgumentError(
-            f"{field}: {arm_id!r} is not an active arm of experiment {policy.definition.experiment_id!r}; active are"
-            f" {', '.join(sorted(policy.position)[:10])}{' and others' if len(policy.position) > 10 else ''}",
-            reason="ARM_NOT_FOUND",
-            metadata={"arm_id": arm_id},
-        )
-    return position
-
-
-def _choice(policy: Policy, request: routing_pb2.RouteRequest) -> Choice:
-    """Return the allocation over the arms that the request permits."""
-    try:
-        return policy.choice(_eligible(policy, request) if request.eligible_arm_ids else None)
-    except NoEligibleArmError as error:
-        raise FailedPreconditionError(
-            f"eligible_arm_ids: {error} in experiment {request.experiment_id!r}", reason="NO_ELIGIBLE_ARM"
-        ) from error
-
-
-def _eligible(policy: Policy, request: routing_pb2.RouteRequest) -> tuple[int, ...]:
-    return tuple(
-        sorted(position_of(policy, arm_id, f"eligible_arm_ids[{i}]") for i, arm_id in enumerate(request.eligible_arm_ids))
-    )
-
-
-def _is_held_out(policy: Policy, request: routing_pb2.RouteRequest) -> bool:
-    """Whether the unit of a request is held out, in an experiment that holds units out."""
-    if request.force_arm_id:
-        return False
-    if not request.unit_id:
-        raise InvalidArgumentError.of_field(
-            "unit_id", f"is required: experiment {request.experiment_id!r} holds out a share of its units"
-        )
-    return held_out(policy.definition.experiment_id, request.unit_id, policy.definition.rules.holdout)
-
-
-def _turn(request: routing_pb2.RouteRequest) -> int:
-    """Return the number of the turn; InvalidArgumentError naming what a draft of turns lacks."""
-    why = f"experiment {request.experiment_id!r} assigns arms turn by turn"
-    violations = []
-    if not request.session_id:
-        violations.append(FieldViolation("session_id", f"is required: {why}"))
-    if not _TURN(request.turn_id) or int(request.turn_id) > LARGEST_TURN:
-        rule = f"must be the number of the turn in its session, from 0 to {LARGEST_TURN}, without leading zeros: {why}"
-        violations.append(FieldViolation("turn_id", rule))
-    if violations:
-        raise InvalidArgumentError("; ".join(f"{v.field}: {v.description}" for v in violations), violations=violations)
-    return int(request.turn_id)

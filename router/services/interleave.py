@@ -6,25 +6,22 @@ import struct
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 
-import numpy as np
-from numpy.typing import NDArray
-
-from bandit.crossover import Difference, first_turn_estimate, paired_difference, randomisation_test
 from bandit.interleave import credit as credit_of
 from bandit.interleave import keyed_orders, sign_test, team_draft
 from bandit.reward import clamp_occurred_at
-from bandit.turns import LARGEST_TURN, NEGATIVE, Turns
-from router.decide import position_of, running
+from bandit.turns import NEGATIVE
+from router.asked import position_of, running
 from router.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from router.experiment import Arm, Definition
 from router.policy import Policy
 from router.registry import Registry
 from router.services import Context
 from router.services.times import time_us
+from router.services.turns import compared_turns
 from router.storage import experiments, interleavings
 from router.storage.database import Connection, Database
 from router.storage.interleavings import Interleaving
-from router.storage.turns import TurnTable, read_turns
+from router.storage.turns import read_turns
 from router.tokens import InterleavingToken, TokenCodec
 from router.v1 import interleave_pb2 as pb
 from router.v1 import interleave_pb2_grpc
@@ -198,54 +195,3 @@ def _compared(definition: Definition, request: pb.CompareTurnsRequest) -> tuple[
     if request.arm_id == other_arm_id:
         raise InvalidArgumentError.of_field("other_arm_id", f"{other_arm_id!r} is compared with itself")
     return index[request.arm_id], index[other_arm_id]
-
-
-def compared_turns(table: TurnTable, numbers: Sequence[int], a: int, b: int) -> pb.CompareTurnsResponse:
-    """Compare the arms of index `a` and `b` in `numbers`, the arms of a block."""
-    k = len(numbers)
-    arm = np.full(table.arm.size, -1)
-    for i, number in enumerate(numbers):
-        arm[table.arm == number] = i
-    drafted = table.drafted & (arm >= 0)
-    kept = drafted & ~_spoiled(table, arm, drafted, k)
-    outcome, observed = turn_outcomes(table)
-
-    def turns(of: NDArray[np.bool_]) -> Turns:
-        return Turns.of(k, table.session[of], table.turn[of], arm[of], outcome[of], observed[of])
-
-    paired = turns(kept)
-    return pb.CompareTurnsResponse(
-        paired=_difference(paired_difference, paired, a, b),
-        # A first turn was dealt by lot, whatever became of its block later.
-        first_turn=_difference(first_turn_estimate, turns(drafted & (table.turn == 0)), a, b),
-        p_value=randomisation_test(paired, a, b, np.random.default_rng(0)),
-        excluded_turns=int(np.count_nonzero(~kept)),
-    )
-
-
-def turn_outcomes(table: TurnTable) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return the outcome of each turn, 1 for bad, and whether it was observed, as `bandit.turns.credit_turns` does.
-
-    Events name the decision that they are about, so that nothing is to be moved to the turn before.
-    """
-    last = np.zeros(table.session.max(initial=0) + 1, dtype=np.int64)
-    np.maximum.at(last, table.session, table.turn)
-    return table.bad.astype(np.float64), table.bad | table.completed | (table.turn < last[table.session])
-
-
-def _spoiled(table: TurnTable, arm: NDArray[np.int64], drafted: NDArray[np.bool_], k: int) -> NDArray[np.bool_]:
-    """Return which turns are in a block that does not follow the design: not all drafted, or one arm twice."""
-    _, block = np.unique(table.session * (LARGEST_TURN + 1) + table.turn // k, return_inverse=True)
-    _, entry, times = np.unique(block * (k + 1) + arm, return_inverse=True, return_counts=True)
-    at_fault = block[~drafted | (times[entry] > 1)]
-    return np.isin(block, at_fault)
-
-
-def _difference(estimate: Callable[[Turns, int, int], Difference], turns: Turns, a: int, b: int) -> pb.TurnDifference:
-    try:
-        found = estimate(turns, a, b)
-    except ValueError:  # of too few sessions, the arms being what they are
-        return pb.TurnDifference()
-    return pb.TurnDifference(
-        estimate=found.estimate, stderr=found.stderr, lower=found.lower, upper=found.upper, sessions=found.n_sessions
-    )

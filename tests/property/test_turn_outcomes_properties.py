@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from bandit.reward import Signal
 from bandit.turns import credit_turns
-from router.services.interleave import turn_outcomes
+from router.services.turns import turn_outcomes
 from router.storage.turns import TurnTable
 
 # A session: for each turn, whether its answer was bad and whether the task was completed with it.
