@@ -44,7 +44,7 @@ EVERY_S = 1.0
 BUCKET_US = 15_000_000
 #: Rows of a page, and pages that one occasion goes over in one pass: experiments take turns.
 _PAGE = 2_000
-_PAGES = 10
+_PAGES = 4
 _SESSIONS = 500
 _EVENTS = 2_000
 #: How far back one look into the past goes at most, and every how many passes the log is compared with what was seen.

@@ -160,6 +160,8 @@ _COUNTS = f"""
 SELECT {_US} / %(bucket_us)s, count(*) FROM decisions d WHERE {_RANGE} AND d.policy_version >= %(since)s GROUP BY 1
 """
 
+# The times are written so that no index finds them: without statistics it would look as cheap to go through all decisions of
+# the time as through those of the session.
 _SESSIONS = f"""
 SELECT d.session_id, d.decision_key, d.arm, {_US}, d.policy_version, d.reason, d.turn_id, d.request_id,
        d.prompt_similarity, h.heard, coalesce(h.answered, false)
@@ -167,7 +169,7 @@ FROM unnest(%(sessions)s::text[], %(firsts)s::timestamptz[]) s (session_id, firs
 CROSS JOIN LATERAL (
     SELECT * FROM decisions d
     WHERE d.incarnation = %(incarnation)s AND d.session_id = s.session_id AND d.session_id <> ''
-      AND d.decided_at >= s.first AND d.decided_at < %(end)s
+      AND d.decided_at + interval '0' >= s.first AND d.decided_at + interval '0' < %(end)s
       AND d.decision_day BETWEEN %(first_day)s AND %(last_day)s
     ORDER BY d.decided_at DESC LIMIT {SESSION_DECISIONS}
 ) d

@@ -44,6 +44,9 @@ UNITS = 50_000
 #: Of evidence: every fourth hour.
 HOURS = 6 * DAYS
 
+#: An experiment with many more decisions than others, all of today, in sessions of four.
+BUSY, BUSY_DECISIONS = 12, 20_000
+
 #: Tables that grow with traffic, and their partitions.
 GROWING = re.compile(r"(decisions|events|outcomes|evidence|sticky_assignments|allocations)(_\d{8})?")
 PARTITION = re.compile(r"(?:decisions|events|outcomes)_(\d{8})(_\w+)?")
@@ -64,6 +67,11 @@ INSERT INTO decisions (decision_day, decision_key, incarnation, arm, decided_at,
                        reason, unit_id, session_id, turn_id, request_id, segment, prompt_fingerprint)
 SELECT decision_day, decision_key, incarnation, arm, bucket, 0.5, 1, md5('allocation ' || n / 20)::uuid, 'sampled', 'u' || n,
        's' || n / {EXPERIMENTS} / 3, '', '', '', '' FROM d;
+INSERT INTO decisions (decision_day, decision_key, incarnation, arm, decided_at, propensity, policy_version, allocation_id,
+                       reason, unit_id, session_id, turn_id, request_id, segment, prompt_fingerprint)
+SELECT '{day(TODAY)}', md5('busy ' || n)::uuid, {BUSY}, 0, timestamptz '{day(TODAY)} 00:00Z' + n * interval '1 second', 0.5,
+       1, md5('allocation 0')::uuid, 'sampled', '', 'busy ' || n / 4, '', '', '', ''
+FROM generate_series(1, {BUSY_DECISIONS}) n;
 INSERT INTO allocations SELECT md5('allocation ' || n)::uuid, 1, 1, '{{0,1}}', '{{0.5,0.5}}'
 FROM generate_series(0, {DECISIONS} / 20 - 1) n;
 INSERT INTO events (decision_day, decision_key, event_id, incarnation, arm, segment, bucket, kind, rank, decided_at,
@@ -448,6 +456,28 @@ async def test_sessions(derivation: DerivationLog, explained: Explained):
     for statement in await explained.during(read, "decisions"):
         statement.check(4 * len(firsts), TWO_DAYS)
     assert {len(rows) for rows in (await read()).values()} == {3}
+
+
+async def test_sessions_of_a_busy_experiment(derivation: DerivationLog, explained: Explained):
+    """Without statistics its sessions look no rarer than the times of its decisions do."""
+    firsts = {f"busy {number}": WHOLE_DAY[0] for number in range(100, 110)}
+    read = partial(derivation.sessions, BUSY, firsts, WHOLE_DAY[1])
+    for statement in await explained.during(read, "decisions"):
+        statement.check(4 * len(firsts), TWO_DAYS)
+    assert {len(rows) for rows in (await read()).values()} == {4}
+
+
+async def test_a_page_of_a_busy_experiment(derivation: DerivationLog, explained: Explained):
+    rule = RuleVersion(1, RewardRule({}, timedelta(days=7)), 1, 100, None)
+    start_us = WHOLE_DAY[0] + 5_000_000_000
+    reads = {
+        "quiet": partial(derivation.quiet, BUSY, rule, start_us, start_us + 10_000_000, 20),
+        "silent": partial(derivation.silent, BUSY, rule, start_us, start_us + 10_000_000, 20),
+    }
+    for read in reads.values():
+        for statement in await explained.during(read, "decisions"):
+            statement.check(20, {f"{day(TODAY):%Y%m%d}"})
+        assert len(await read()) == 10
 
 
 async def test_outcomes_that_mature(connection, explained: Explained):
