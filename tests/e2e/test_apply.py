@@ -1,14 +1,17 @@
 """Experiments as files: reviewed, applied, exported, and followed by an operator, against a running router."""
 
 import json
+import os
+import pty
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from processes import Service, serving, wait_until
+from processes import COMMAND, Service, serving, wait_until
 
 from router.cli.calls import ExperimentStub, read_if_there
 from router.cli.main import main
@@ -212,6 +215,23 @@ def test_a_ramp_by_hand(service: Service, tmp_path: Path) -> None:
     done = command(service, "ramp", "promote", "dry", "--reason", "none there", "--yes")
     assert done.exit_code == 1
     assert "no ramp" in done.stderr
+
+
+def test_what_cannot_be_undone_is_asked_on_a_terminal(service: Service, tmp_path: Path) -> None:
+    ok(service, "apply", "-f", written(tmp_path, "asked.yaml", TWO.replace("support", "asked") + RAMP))
+    terminal, theirs = pty.openpty()
+    try:
+        for answered_with, phase in (("n", "PHASE_RAMPING"), ("y", "PHASE_ABORTED")):
+            os.write(terminal, f"{answered_with}\n".encode())
+            arguments = ["ramp", "abort", "asked", "--reason", "a fire", "--server", service.target]
+            done = subprocess.run([*COMMAND, *arguments], stdin=theirs, capture_output=True, text=True, timeout=60)
+            assert "asked: take the challenger out for good?" in done.stderr
+            assert "ramp of b: ramping" in done.stdout, "what it is about is shown first"
+            assert done.returncode == (0 if answered_with == "y" else 1)
+            assert answer(service, "ramp", "status", "asked")["ramp_status"]["phase"] == phase
+    finally:
+        os.close(terminal)
+        os.close(theirs)
 
 
 def test_a_change_in_between_is_left_alone(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,9 @@ import pytest
 from google.protobuf.text_format import Parse
 
 from router import rules
+from router.errors import InvalidArgumentError
 from router.experiment_rules import cross_field_problems
+from router.messages import new_definition
 from router.ramp_rules import ramp_of
 from router.v1 import types_pb2 as types
 from router.v1.experiments_pb2 import Experiment, RampRule
@@ -182,6 +184,15 @@ def test_a_guardrail_that_this_version_does_not_know_is_left_to_the_rules_of_the
 def test_what_is_judged_is_what_is_run(text: str) -> None:
     given = Parse(text, RampRule())
     assert ramp_of(given) == rules.ramp_of(given)
+
+
+def test_retiring_the_last_arm_is_refused() -> None:
+    definition = experiment(ARMS)
+    definition.arms[0].state = types.ARM_STATE_RETIRED
+    assert [arm.arm_id for arm in new_definition(definition).arms] == ["b"]
+    definition.arms[1].state = types.ARM_STATE_RETIRED
+    with pytest.raises(InvalidArgumentError, match="arms: no arm is left to serve"):
+        new_definition(definition)
 
 
 def test_no_number_is_refused_too() -> None:
