@@ -3,7 +3,7 @@
 import pytest
 from google.protobuf.text_format import Parse
 
-from router import rules
+from bandit.ramp import Guardrail, Metric, Ramp, Stage, default_stages
 from router.errors import InvalidArgumentError
 from router.experiment_rules import cross_field_problems
 from router.messages import new_definition
@@ -169,21 +169,28 @@ def test_a_guardrail_that_this_version_does_not_know_is_left_to_the_rules_of_the
         assert list(cross_field_problems(definition)) == []
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        STAGE,
-        "stages { cap: 0.5 duration { seconds: 3 } min_decisions: 7 } "
-        + STAGE
-        + "guardrails { metric: METRIC_ERROR ratio: 2 }",
-        "guardrails { metric: METRIC_RETRY limit: 0.3 } guardrails { metric: METRIC_SLOW latency_over { nanos: 5000 } }",
-        "alpha: 0.1 min_coverage: 0 strict: true approval: true warn_after {} guardrails { metric: METRIC_COST limit: 2 }",
-    ],
-)
-def test_what_is_judged_is_what_is_run(text: str) -> None:
-    given = Parse(text, RampRule())
-    assert ramp_of(given) == rules.ramp_of(given)
+def test_what_a_ramp_means() -> None:
+    given = Parse(
+        "stages { cap: 0.5 duration { seconds: 3 } min_decisions: 7 guardrails { metric: METRIC_ERROR ratio: 2 } } "
+        "stages { cap: 1 guardrails { metric: METRIC_SLOW latency_over { nanos: 5000 } limit: 0.25 } } "
+        "guardrails { metric: METRIC_COST limit: 0.5 clip_usd: 4 } guardrails { metric: METRIC_ERROR limit: 0.125 } "
+        "alpha: 0.25 min_coverage: 0 strict: true approval: true warn_after {}",
+        RampRule(),
+    )
+    cost, error = Guardrail(Metric.COST, limit=0.5, clip_usd=4.0), Guardrail(Metric.ERROR, limit=0.125)
+    assert ramp_of(given) == Ramp(
+        stages=(
+            # Its own guardrail on errors comes in place of the common one.
+            Stage(0.5, 3_000_000, (Guardrail(Metric.ERROR, ratio=2.0), cost), min_decisions=7),
+            Stage(1.0, 0, (Guardrail(Metric.SLOW, limit=0.25, latency_over_us=5), cost, error)),
+        ),
+        alpha=0.25,
+        min_coverage=0.0,
+        strict=True,
+        approval=True,
+        warn_after_us=0,
+    )
+    assert ramp_of(RampRule()) == Ramp(default_stages())
 
 
 def test_retiring_the_last_arm_is_refused() -> None:
