@@ -103,7 +103,8 @@ def event_row(
         token.reward_rule_version,
         token.policy_version,
         blake2b(_content(request), digest_size=8).digest(),
-        _details(request),
+        # Of what is never learned from, the number is kept here: it tells how those decisions fared.
+        _details(request, to_micros(request.reward) if kind == "reward" and not token.learned else None),
     )
 
 
@@ -130,10 +131,10 @@ def _content(request: routing_pb2.RewardRequest) -> bytes:
     return request.SerializeToString(deterministic=True)[id_bytes + (2 if id_bytes < 128 else 3) :]
 
 
-def _details(request: routing_pb2.RewardRequest) -> str | None:
-    if not request.HasField("call") and not request.metadata:
+def _details(request: routing_pb2.RewardRequest, reward_micros: int | None) -> str | None:
+    if not request.HasField("call") and not request.metadata and reward_micros is None:
         return None
-    details: dict[str, Any] = {}
+    details: dict[str, Any] = {} if reward_micros is None else {"reward_micros": reward_micros}
     if request.HasField("call"):
         call = request.call
         if call.HasField("latency"):

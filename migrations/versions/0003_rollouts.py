@@ -71,7 +71,8 @@ COMMENT ON COLUMN policy_versions.matured_to IS
     'Outcomes of decisions made until then are in the evidence, later ones wait; null: every outcome counts at once';
 
 ALTER TABLE outcomes ADD COLUMN decided_at timestamptz;
-COMMENT ON COLUMN outcomes.decided_at IS 'When the decision was made, where the outcome had to wait; null: it counted at once';
+COMMENT ON COLUMN outcomes.decided_at IS
+    'When the decision was made, where the outcome had to wait; null: it counted at once';
 
 CREATE TABLE pending_outcomes (
     incarnation bigint NOT NULL,

@@ -9,7 +9,7 @@ from router.decide import Decider, Decision
 from router.errors import ResourceExhaustedError, ServiceError, UnavailableError
 from router.feedback import Event, Feedback
 from router.ingest import Fate, Ingest, Outcome, Submission, patience_s
-from router.interceptors import as_service_error
+from router.interceptors import as_service_error, log_fields
 from router.services import Context
 from router.storage.events import EventStatus
 from router.v1 import routing_pb2 as pb
@@ -52,7 +52,7 @@ class RouterService:
                 validate(item)
                 reply.add(await self._decider.decide(item))
             except Exception as error:
-                reply.add(_item_error(error))
+                reply.add(_item_error(error, item))
             if time.perf_counter() > turn_ends:
                 reply.commit()
                 await asyncio.sleep(0)
@@ -87,7 +87,7 @@ class RouterService:
                 accepted.append(position)
                 results.append(b"")
             except Exception as error:
-                results.append(_item_error(error))
+                results.append(_item_error(error, item))
             if time.perf_counter() > turn_ends:
                 await asyncio.sleep(0)
                 turn_ends = time.perf_counter() + _TURN_S
@@ -201,6 +201,7 @@ def _reward_item(status: pb.Status, arm_id: str) -> bytes:
     return embedded(embedded(_reward_reply(status, arm_id)))
 
 
-def _item_error(error: Exception) -> bytes:
+def _item_error(error: Exception, item: pb.RouteRequest | pb.RewardRequest | None = None) -> bytes:
     """The result of an item that failed, in either kind of batch: a fault stays the item's own."""
-    return embedded(pb.BatchRouteResult(error=as_service_error(error).to_status()).SerializeToString())
+    told = as_service_error(error, None if item is None else log_fields(item))
+    return embedded(pb.BatchRouteResult(error=told.to_status()).SerializeToString())

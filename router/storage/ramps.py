@@ -60,7 +60,7 @@ SELECT f.arm, count(*), count(*) FILTER (WHERE o.events > 0),
                 FILTER (WHERE o.report ? 'cost_usd'), 0)
 FROM firsts f
 CROSS JOIN LATERAL (
-    SELECT count(*) AS events, bool_or(signal = 'immediate_retry') AS retried,
+    SELECT count(*) FILTER (WHERE kind <> 'no_feedback') AS events, bool_or(signal = 'immediate_retry') AS retried,
            bool_or(signal = 'rephrased_query') AS rephrased, bool_or(signal = 'session_abandoned') AS abandoned,
            bool_or(kind = 'call') AS called,
            (array_agg(details ORDER BY received_at DESC, event_id DESC) FILTER (WHERE kind = 'call'))[1] AS report

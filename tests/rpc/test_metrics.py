@@ -192,6 +192,8 @@ async def test_numbers_count_where_the_log_holds_them(router: Router):
     await router.reward(numbered.decision_id, 0.5)
     await router.reward(signalled.decision_id, signal=COMPLETED)
     await stored(router, 2)
+    assert await query(router.url, "SELECT details FROM events WHERE kind = 'reward'") == [({"reward_micros": 500_000},)]
+    # What the version before stored.
     await query(router.url, "UPDATE events SET details = NULL WHERE kind = 'reward'")
     reply = await metrics(router)
     (entry,) = reply.metrics
