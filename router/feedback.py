@@ -14,6 +14,8 @@ from router.storage.events import EventRow, EventStatus
 from router.tokens import DecisionToken, TokenCodec
 from router.v1 import routing_pb2
 
+#: What the ids of the events begin with that the router derives.
+DERIVED = "derived:"
 #: By the number of the signal: the signal, its rank and its name in the log.
 _SIGNALS = {signal.value: (signal, signal.rank, signal.name.lower()) for signal in Signal}
 
@@ -36,6 +38,10 @@ class Feedback:
 
     def open(self, request: routing_pb2.RewardRequest) -> DecisionToken:
         """Return what the decision id of a valid request says; InvalidArgumentError if it is not one of ours."""
+        if request.event_id.startswith(DERIVED):
+            raise InvalidArgumentError.of_field(
+                "event_id", f"must not begin with {DERIVED!r}: such events are the router's own"
+            )
         _check_times(request)
         return self._codec.open(request.decision_id)
 

@@ -6,11 +6,10 @@ from hashlib import blake2b
 
 from bandit.derive import Derived, SessionDecision
 from bandit.reward import Rank
+from router.feedback import DERIVED
 from router.storage.derived import UNLEARNED, DecisionInSession, RuleVersion, SilentDecision
 from router.storage.events import EventRow, EventStatus
 
-#: The beginning of the ids of derived events.
-PREFIX = "derived:"
 NO_FEEDBACK = "no_feedback"
 _DETAILS = json.dumps({"source": "derived"})
 
@@ -61,7 +60,7 @@ def _row(
 ) -> EventRow:
     return EventRow(
         decision_key=row.decision_key,
-        event_id=PREFIX + name,
+        event_id=DERIVED + name,
         incarnation=incarnation,
         arm=row.arm,
         segment="",  # one posterior over all segments, as for events that are sent

@@ -39,6 +39,7 @@ _ASSESS = "UPDATE ramps SET assessment = %s WHERE incarnation = %s AND version =
 
 # Sorting is for those with a unit alone: where requests are units, every decision counts. The range of days says nothing
 # new. Being written out, it is known when the statement is planned: partitions beyond it are neither planned for nor locked.
+# That nothing was heard, which is what no_feedback and a derived session_abandoned say, covers no decision.
 _MEASURES = """
 WITH firsts AS MATERIALIZED (
     SELECT decision_day, decision_key, arm FROM decisions
@@ -60,7 +61,8 @@ SELECT f.arm, count(*), count(*) FILTER (WHERE o.events > 0),
                 FILTER (WHERE o.report ? 'cost_usd'), 0)
 FROM firsts f
 CROSS JOIN LATERAL (
-    SELECT count(*) FILTER (WHERE kind <> 'no_feedback') AS events, bool_or(signal = 'immediate_retry') AS retried,
+    SELECT count(*) FILTER (WHERE rank >= 2 OR signal <> 'session_abandoned') AS events,
+           bool_or(signal = 'immediate_retry') AS retried,
            bool_or(signal = 'rephrased_query') AS rephrased, bool_or(signal = 'session_abandoned') AS abandoned,
            bool_or(kind = 'call') AS called,
            (array_agg(details ORDER BY received_at DESC, event_id DESC) FILTER (WHERE kind = 'call'))[1] AS report

@@ -194,6 +194,16 @@ async def test_an_event_sent_again_changes_nothing(router: Router):
     assert (await router.posterior()).policy_version == version
 
 
+async def test_the_ids_of_derived_events_are_refused(router: Router):
+    await router.run()
+    decision = await router.route()
+    found = await refused(router.reward(decision.decision_id, 1.0, event_id="derived:immediate_retry"))
+    assert (found.reason, found.violations) == (
+        "INVALID_FIELD",
+        {"event_id": "must not begin with 'derived:': such events are the router's own"},
+    )
+
+
 async def test_an_event_id_is_scoped_to_its_decision(router: Router):
     await router.run()
     for _ in range(3):
