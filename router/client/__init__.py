@@ -21,6 +21,10 @@ Event ids
     the input again then repeats the id, and the event counts once. The default, a fresh UUID, only covers the retries
     of one call.
 
+Prompts
+    No prompt is ever sent. `prompt_similarity` computes, here, how much a prompt resembles the one before: passed to
+    `route`, it lets the router derive `rephrased_query`.
+
 Fallback
     With a fallback arm, a router that cannot answer costs learning, not answers: `route` returns a decision whose
     `decision_id` is empty and `is_fallback` true. Rewarding it sends nothing and is counted in `stats()`.
@@ -36,6 +40,7 @@ from router.client._errors import (
     Unavailable,
     Violation,
 )
+from router.client._prompts import prompt_similarity
 from router.client._requests import RewardEvent, RouteRequest
 from router.client._sync import RouterClient
 from router.client._values import Arm, CallReport, ClientStats, Decision, Reason, RewardResult, Signal, Status
@@ -60,4 +65,5 @@ __all__ = [
     "Status",
     "Unavailable",
     "Violation",
+    "prompt_similarity",
 ]
