@@ -91,8 +91,7 @@ def team_draft(rankings: Sequence[Sequence[str]], orders: Orders, length: int | 
 
 def _check_distinct(index: int, ranking: Sequence[str]) -> None:
     if len(set(ranking)) < len(ranking):
-        seen: set[str] = set()
-        twice = next(item for item in ranking if item in seen or seen.add(item))  # type: ignore[func-returns-value]
+        twice = next(item for place, item in enumerate(ranking) if item in ranking[:place])
         raise ValueError(f"rankings[{index}] holds {twice!r} twice: the items of a ranking must be distinct")
 
 

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 LIBRARIES = ("mabwiser", "river", "pybandits")
+# They are in that environment alone, where no type checker looks: hence what is ignored below.
 
 
 def _mabwiser(successes: list[int], failures: list[int]) -> Callable[[], Any]:

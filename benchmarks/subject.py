@@ -109,7 +109,7 @@ class Subject:
                     return
                 if stored > expected or time.monotonic() > give_up:
                     raise MeasurementError(f"{table}: {stored} in Postgres, {expected} were acknowledged")
-                time.sleep(0.05)
+                time.sleep(0.05)  # between two looks at the count
 
     def _database(self) -> psycopg.Connection[Any]:
         return psycopg.connect(self.server.database_url, autocommit=True)

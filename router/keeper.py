@@ -21,13 +21,14 @@ from router.settings import WorkerSettings
 from router.sinks import DecisionSink, EventSink
 from router.storage.database import Database, DatabaseUrl
 from router.storage.election import Session
-from router.storage.events import day_of
 from router.storage.partitions import ensure_ahead
 from router.storage.reader import Announcer, PolicyReader
 from router.storage.retention import drop_expired
 from router.storage.saver import Saver
+from router.storage.times import day_of
 from router.storage.token_keys import load_codec
 from router.storage.writer import DecisionWriter, EventWriter
+from router.tasks import cancelled
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ class Keeper:
             deployment = await find_deployment(database, Path(settings.spool_dir))
             deployment.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             announcer = Announcer(database)
-            starting.push_async_callback(_cancelled, asyncio.create_task(announcer.run(), name="announcer"))
+            starting.push_async_callback(cancelled, asyncio.create_task(announcer.run(), name="announcer"))
             self.drainer = Drainer(
                 deployment.directory,
                 [
@@ -74,7 +75,7 @@ class Keeper:
             )
             starting.push_async_callback(self.drainer.stop)
             work = asyncio.create_task(self._work(database, deployment, self.drainer, announcer), name="keeper")
-            starting.push_async_callback(_cancelled, work)
+            starting.push_async_callback(cancelled, work)
             self._closers = starting.pop_all()
 
     async def stop(self) -> None:
@@ -121,9 +122,3 @@ class Keeper:
 
     def _today(self) -> date:
         return day_of(self._clocks.now_us())
-
-
-async def _cancelled(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task

@@ -45,7 +45,7 @@ _CHUNK = 100
 _COMPILE_SHARE = 0.2
 #: The same where more experiments change at once than this: none of them is waited for as one alone is.
 _FEW, _COMPILE_SHARE_OF_MANY = 4, 0.1
-#: Handing over to the thread and back costs as much as a small policy.
+#: So many are handed to the thread at once: each time, the event loop has to be woken.
 _COMPILED_AT_ONCE = 8
 #: Ids that do not exist are looked up again after this long, or as soon as somebody creates one.
 _ABSENT_S = 1.0

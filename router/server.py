@@ -34,6 +34,7 @@ from router.storage.errors import StorageUnavailableError
 from router.storage.reader import Announcer, PolicyReader
 from router.storage.sticky import StickyTable
 from router.storage.writer import EventWriter
+from router.tasks import cancelled
 from router.v1 import (
     experiments_pb2,
     experiments_pb2_grpc,
@@ -93,7 +94,7 @@ class Server:
 
             announcer = Announcer(database)
             announcing = asyncio.create_task(announcer.run(), name="announcer")
-            starting.push_async_callback(_cancelled, announcing)
+            starting.push_async_callback(cancelled, announcing)
 
             assignments = StickyTable(database)
             starting.push_async_callback(assignments.close)
@@ -164,7 +165,7 @@ class Server:
             if not await is_still(database, deployment):
                 self.obsolete.set()
 
-        starting.push_async_callback(_cancelled, asyncio.create_task(watch(), name="deployment"))
+        starting.push_async_callback(cancelled, asyncio.create_task(watch(), name="deployment"))
 
 
 def _listen(server: grpc.aio.Server, settings: WorkerSettings) -> int:
@@ -188,9 +189,3 @@ async def _drained(server: grpc.aio.Server, gate: Gate, port: int, health: Healt
         # Rewards that Postgres still holds up: their clients are told to go elsewhere, rather than cut off.
         await ingest.stop(timeout_s=0)
     await stopping
-
-
-async def _cancelled(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task

@@ -13,7 +13,7 @@ from postgres import TestCluster
 from running import Router, StoppableCluster
 
 from router.server import Clocks
-from router.storage.database import DatabaseUrl
+from router.storage.database import Database, DatabaseUrl
 from router.storage.migrate import migrate
 
 TEMPLATE = "template_migrated"
@@ -48,6 +48,14 @@ def database_url(cluster: TestCluster) -> Iterator[str]:
     """A database of the test's own."""
     with _database(cluster) as url:
         yield url
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """What the router makes of that database."""
+    database = Database(DatabaseUrl.parse(database_url))
+    yield database
+    await database.dispose()
 
 
 @pytest.fixture(scope="session")

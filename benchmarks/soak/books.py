@@ -77,7 +77,7 @@ def settled(url: str, ledger: Ledger, experiment_ids: Sequence[str], target: str
         else:
             if not balance.wrong or time.monotonic() > give_up:
                 return balance
-        time.sleep(0.1)
+        time.sleep(0.1)  # Postgres has nothing to wait on that tells when the spool is drained
 
 
 def compare(url: str, ledger: Ledger, experiment_ids: Sequence[str], target: str = "") -> Balance:

@@ -69,6 +69,7 @@ def run(
         seen = fault.seen
         if seen is not None:
             load.wait(lambda ledger: seen(ledger, injected_at), f"{fault.name}: its effects are seen", 60)
+        # How long the fault lasts is what is being tried, and not a wait for something.
         time.sleep(max(0.0, injected_at + fault.lasts_s * longer - time.monotonic()))
         healing_at = time.monotonic()
         if fault.heal is not None:

@@ -79,7 +79,7 @@ class Load:
                 raise self._broken[0]
             if time.monotonic() > give_up:
                 raise MeasurementError(f"not within {timeout_s:g} s: {what}")
-            time.sleep(0.02)
+            time.sleep(0.02)  # between two looks at a condition
 
     def wait_for_acknowledged(self, more: int) -> None:
         """Wait until this many more events are acknowledged."""
@@ -97,7 +97,7 @@ class Load:
                         if self._stop.is_set():
                             return
                         caller.step()
-                        time.sleep(self._pause_s)
+                        time.sleep(self._pause_s)  # the load's own pace
         except BaseException as error:
             self._broken.append(error)
 

@@ -41,7 +41,7 @@ def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 30
     while not condition():
         if time.monotonic() - began > timeout_s:
             raise MeasurementError(f"not within {timeout_s:g} s: {what}")
-        time.sleep(0.01)
+        time.sleep(0.01)  # between two looks at a condition
     return time.monotonic() - began
 
 

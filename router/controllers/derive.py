@@ -27,13 +27,14 @@ from dataclasses import dataclass, field
 from typing import TypeAlias, TypeVar
 
 from bandit.derive import derive_session
-from router.controllers.derived_events import microseconds, session_decision, signal_row, silence_row
+from router.controllers.derived_events import session_decision, signal_row, silence_row
 from router.storage import maturing
 from router.storage.database import Database
 from router.storage.derived import DerivationLog, DerivingExperiment, LoggedDecision, RuleVersion, SilentDecision
 from router.storage.election import Session
 from router.storage.errors import StorageUnavailableError
 from router.storage.events import EventRow
+from router.storage.times import microseconds
 from router.storage.writer import EventWriter
 
 log = logging.getLogger(__name__)

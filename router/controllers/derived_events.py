@@ -1,7 +1,6 @@
 """What is derived, as rows of events: each has an id and a time that follow from the log, so that it is stored once."""
 
 import json
-from datetime import timedelta
 from hashlib import blake2b
 
 from bandit.derive import Derived, SessionDecision
@@ -9,14 +8,10 @@ from bandit.reward import Rank
 from router.feedback import DERIVED
 from router.storage.derived import UNLEARNED, DecisionInSession, RuleVersion, SilentDecision
 from router.storage.events import EventRow, EventStatus
+from router.storage.times import microseconds
 
 NO_FEEDBACK = "no_feedback"
 _DETAILS = json.dumps({"source": "derived"})
-
-
-def microseconds(length: timedelta) -> int:
-    """Return a length of time in microseconds."""
-    return length // timedelta(microseconds=1)
 
 
 def session_decision(row: DecisionInSession, rule: RuleVersion) -> SessionDecision:

@@ -16,12 +16,11 @@ from bandit.guardrails import Measures
 from bandit.ramp_state import OPEN, Phase, RampState, Transition
 from router.experiment import Definition
 from router.messages import assessment_document
-from router.storage import ramps
-from router.storage.database import Database
+from router.storage import measures, ramps
+from router.storage.database import Database, driver_of
 from router.storage.election import Session
 from router.storage.errors import StorageUnavailableError
 from router.storage.experiments import definition_of
-from router.storage.transitions import driver_of
 
 log = logging.getLogger(__name__)
 
@@ -97,8 +96,8 @@ class RampController:
             try:
                 definition, now_us = definition_of(row), self._clock_us()
                 async with self._database.snapshot() as connection:
-                    measures = await ramps.measure(await driver_of(connection), definition, now_us)
-                return _Evidence(definition, measures, now_us)
+                    found = await measures.measure(await driver_of(connection), definition, now_us)
+                return _Evidence(definition, found, now_us)
             finally:
                 self._not_before[row["incarnation"]] = began + (clock() - began) / _SHARE
 
@@ -122,14 +121,14 @@ class RampController:
             log.exception("the ramp of %r cannot be judged: it stays as it is", row["experiment_id"])
 
     async def _settle(self, session: Session, evidence: _Evidence) -> None:
-        definition, measures, now_us = evidence.definition, evidence.measures, evidence.now_us
+        definition, found, now_us = evidence.definition, evidence.measures, evidence.now_us
         ramp, state = definition.rules.ramp, definition.ramp_state
         assert ramp is not None and state is not None  # noqa: S101, PT018 - it was measured
-        assessment = step(ramp, state, measures, now_us)
+        assessment = step(ramp, state, found, now_us)
         next_us = [now_us + self._every_us, *([] if assessment.next_check_us is None else [assessment.next_check_us])]
         after = assessment.transition.to_phase if assessment.transition is not None else state.phase
         document = assessment_document(
-            assessment, measures.challenger.decisions, now_us, min(next_us) if after in OPEN else None
+            assessment, found.challenger.decisions, now_us, min(next_us) if after in OPEN else None
         )
         if not await ramps.settle(session.connection, definition, assessment, document, now_us):
             return

@@ -1,8 +1,6 @@
 """ExperimentService: definitions, states and ramps, each change with who asked for it and why."""
 
-import binascii
 import contextlib
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
@@ -14,8 +12,9 @@ from router.experiment import Definition
 from router.messages import experiment_message, new_definition, transition_message
 from router.registry import Registry
 from router.services import Context
+from router.services.pages import page_token, place_of
 from router.storage import experiments, ramps, transitions
-from router.storage.database import Connection, Database
+from router.storage.database import Connection, Database, driver_of
 from router.storage.errors import AlreadyExistsError as KeyTakenError
 from router.storage.errors import ConcurrentChangeError, StorageError
 from router.storage.transitions import Change, Kind
@@ -106,13 +105,13 @@ class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
     async def ListExperiments(self, request: pb.ListExperimentsRequest, context: Context) -> pb.ListExperimentsResponse:
         """See the proto."""
         limit = request.page_size or _DEFAULT_PAGE
-        after = _place(request.page_token, "after:", "ListExperiments")
+        after = place_of(request.page_token, "after:", "ListExperiments")
         async with self._database.begin() as connection:
             page = await experiments.read_page(connection, after, limit + 1)
         more = len(page) > limit
         return pb.ListExperimentsResponse(
             experiments=[experiment_message(*stored) for stored in page[:limit]],
-            next_page_token=_page_token(f"after:{page[limit - 1][0].experiment_id}") if more else "",
+            next_page_token=page_token(f"after:{page[limit - 1][0].experiment_id}") if more else "",
         )
 
     async def UpdateExperiment(self, request: pb.UpdateExperimentRequest, context: Context) -> pb.UpdateExperimentResponse:
@@ -174,15 +173,15 @@ class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
     async def ListTransitions(self, request: pb.ListTransitionsRequest, context: Context) -> pb.ListTransitionsResponse:
         """See the proto."""
         limit = request.page_size or _DEFAULT_PAGE
-        before = _place(request.page_token, "before:", "ListTransitions", number=True)
+        before = place_of(request.page_token, "before:", "ListTransitions", number=True)
         async with self._database.begin() as connection:
             definition, _ = await self._read(connection, request.experiment_id)
-            driver = await transitions.driver_of(connection)
+            driver = await driver_of(connection)
             page = await transitions.read_page(driver, definition.incarnation, int(before) if before else None, limit + 1)
         more = len(page) > limit
         return pb.ListTransitionsResponse(
             transitions=[transition_message(definition.experiment_id, *row) for row in page[:limit]],
-            next_page_token=_page_token(f"before:{page[limit - 1].transition_id}") if more else "",
+            next_page_token=page_token(f"before:{page[limit - 1].transition_id}") if more else "",
         )
 
     async def _move(self, request: _Verb, verb: str) -> pb.Experiment:
@@ -209,7 +208,7 @@ class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
                 raise _ramp_moved(current)
             transition = _ramp_transition(current, done, change)
             try:
-                await ramps.move(await transitions.driver_of(connection), current, transition)
+                await ramps.move(await driver_of(connection), current, transition)
             except ConcurrentChangeError:
                 raise _ramp_moved(current) from None
             stored = await self._read(connection, request.experiment_id)
@@ -219,14 +218,14 @@ class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
     async def _follow(self, connection: Connection, before: Definition, change: Change) -> tuple[Definition, int]:
         """Have the ramp follow a change that was written in this transaction; returns what is stored now."""
         stored = await self._read(connection, before.experiment_id)
-        if await ramps.follow(await transitions.driver_of(connection), before, stored[0], change):
+        if await ramps.follow(await driver_of(connection), before, stored[0], change):
             stored = await self._read(connection, before.experiment_id)
         return stored
 
     async def _record(
         self, connection: Connection, definition: Definition, kind: Kind, from_value: str, to_value: str, change: Change
     ) -> None:
-        driver = await transitions.driver_of(connection)
+        driver = await driver_of(connection)
         await transitions.record(driver, definition.incarnation, kind, from_value, to_value, change)
 
     async def _read(self, connection: Connection, experiment_id: str, *, for_update: bool = False) -> tuple[Definition, int]:
@@ -296,24 +295,3 @@ def _wrong_ramp(current: Definition, rule: str) -> FailedPreconditionError:
         f"experiment {current.experiment_id!r}: {rule}",
         metadata={"experiment_id": current.experiment_id, "state": current.state, "phase": phase},
     )
-
-
-def _page_token(place: str) -> str:
-    return urlsafe_b64encode(place.encode()).decode()
-
-
-def _place(page_token: str, kind: str, method: str, *, number: bool = False) -> str:
-    """Return what a page token of `_page_token` says after its kind; empty for the first page."""
-    if not page_token:
-        return ""
-    try:
-        text = urlsafe_b64decode(page_token.encode()).decode()
-    except (binascii.Error, UnicodeError, ValueError):
-        text = ""
-    place = text.removeprefix(kind)
-    valid = place.isascii() and place.isdecimal() and len(place) <= 18 if number else "\x00" not in place
-    if not (text.startswith(kind) and valid):
-        raise InvalidArgumentError.of_field(
-            "page_token", f"is not a token that {method} returned", reason="INVALID_PAGE_TOKEN"
-        )
-    return place

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from router.storage.errors import StorageError, StorageUnavailableError, translated
 
-__all__ = ["CONNECTIONS_PER_WORKER", "Connection", "Database", "DatabaseUrl", "check_server", "connect"]
+__all__ = ["CONNECTIONS_PER_WORKER", "Connection", "Database", "DatabaseUrl", "check_server", "connect", "driver_of"]
 
 OLDEST_MAJOR = 14
 _CONNECT_TIMEOUT_S = 5
@@ -147,6 +147,13 @@ class Database:
     async def dispose(self) -> None:
         """Close the pool."""
         await self._engine.dispose()
+
+
+async def driver_of(connection: Connection) -> psycopg.AsyncConnection[Any]:
+    """Return the driver's connection, for statements of the same transaction that a leader runs too."""
+    driver = (await connection.get_raw_connection()).driver_connection
+    assert isinstance(driver, psycopg.AsyncConnection)  # noqa: S101 - the only driver there is
+    return driver
 
 
 def check_server(connection: psycopg.Connection[Any]) -> None:

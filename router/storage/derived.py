@@ -8,7 +8,7 @@ minutes old has no statistics.
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 import psycopg
@@ -19,9 +19,8 @@ from router.rules import reward_rule_of
 from router.storage.database import Database
 from router.storage.errors import translated
 from router.storage.policies import read_digest_alone
+from router.storage.times import microseconds, time_of
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_US_LONG = timedelta(microseconds=1)
 #: Of one session no more decisions are looked at, the latest ones, nor events of one decision: ids may be misused.
 SESSION_DECISIONS = 1_000
 _HEARD_EVENTS = 1_000
@@ -256,7 +255,7 @@ class DerivationLog:
         parameters = {
             **_range(incarnation, min(firsts_us.values()), end_us),
             "sessions": list(firsts_us),
-            "firsts": [_time(first_us) for first_us in firsts_us.values()],
+            "firsts": [time_of(first_us) for first_us in firsts_us.values()],
             "unlearned": list(UNLEARNED),
         }
         found: dict[str, list[DecisionInSession]] = {}
@@ -293,10 +292,10 @@ def _rule_versions(rules: Sequence[tuple[int, int, Any]]) -> tuple[RuleVersion, 
 def _derive_rule(rule: RewardRule) -> DeriveRule:
     derived = rule.derived
     return DeriveRule(
-        retry_within_us=None if derived.retry_within is None else derived.retry_within // _US_LONG,
-        abandon_after_us=None if derived.abandon_after is None else derived.abandon_after // _US_LONG,
+        retry_within_us=None if derived.retry_within is None else microseconds(derived.retry_within),
+        abandon_after_us=None if derived.abandon_after is None else microseconds(derived.abandon_after),
         rephrased_similarity=derived.rephrased_similarity,
-        rephrased_within_us=derived.rephrased_within // _US_LONG,
+        rephrased_within_us=microseconds(derived.rephrased_within),
         window_us=rule.window_us,
     )
 
@@ -306,14 +305,10 @@ def _derives(rule: RuleVersion) -> bool:
 
 
 def _range(incarnation: int, first_us: int, end_us: int) -> dict[str, Any]:
-    first, end = _time(first_us), _time(end_us)
+    first, end = time_of(first_us), time_of(end_us)
     last_day = (end - timedelta(microseconds=1)).date()
     return {"incarnation": incarnation, "first": first, "end": end, "first_day": first.date(), "last_day": last_day}
 
 
 def _by(rule: RuleVersion) -> dict[str, int]:
     return {"since": rule.since, "until": rule.until}
-
-
-def _time(time_us: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=time_us)

@@ -17,7 +17,7 @@ one is stored with that time and listed in `pending_outcomes`, once; the evidenc
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -27,10 +27,9 @@ import psycopg
 
 from router.storage import columns
 from router.storage.errors import translated
+from router.storage.times import DAY_US, day_of
 from router.storage.trip import Statement, one_trip
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_DAY_US = 86_400_000_000
 _HOUR_US = 3_600_000_000
 
 
@@ -73,7 +72,7 @@ class EventRow(NamedTuple):
     @property
     def key(self) -> tuple[bytes, int, str]:
         """What an event is unique by: its decision, its decision's day, its own id."""
-        return (self.decision_key, self.decided_at_us // _DAY_US, self.event_id)
+        return (self.decision_key, self.decided_at_us // DAY_US, self.event_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +89,9 @@ class BatchResult:
     dropped: frozenset[int] = frozenset()
 
 
-def day_of(time_us: int) -> date:
-    """Return the UTC day of a time."""
-    return (_EPOCH + timedelta(days=time_us // _DAY_US)).date()
-
-
 def days_of(rows: Sequence[EventRow]) -> set[date]:
     """Return the UTC days of the rows' decisions, which name their partitions."""
-    return {day_of(number * _DAY_US) for number in {row.decided_at_us // _DAY_US for row in rows}}
+    return {day_of(number * DAY_US) for number in {row.decided_at_us // DAY_US for row in rows}}
 
 
 #: What a connection that applies events needs: its statements only ever look up keys, and a partition that is minutes old

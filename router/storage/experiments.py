@@ -17,8 +17,9 @@ from bandit.ramp_state import Phase, RampState
 from router.experiment import Arm, Definition, NewArm, NewDefinition
 from router.policy import rules_in_force
 from router.rules import bucket_table_of, reward_rule_of, rules_of
+from router.storage.arms import write_arms
+from router.storage.database import driver_of
 from router.storage.errors import ConcurrentChangeError
-from router.storage.transitions import driver_of
 
 _COLUMNS = """
 x.incarnation, x.experiment_id, x.description, x.state, x.etag, x.allocation, x.assignment, x.reward_rule,
@@ -156,7 +157,7 @@ async def create(connection: AsyncConnection, new: NewDefinition) -> int:
         text("INSERT INTO policy_versions (incarnation) VALUES (:incarnation)"), {"incarnation": incarnation}
     )
     await _write_reward_rule(connection, incarnation, 1, new)
-    await _write_arms(connection, incarnation, new.arms, ())
+    await write_arms(connection, incarnation, new.arms, ())
     await _write_bucket_table(await driver_of(connection), incarnation, None)
     return incarnation
 
@@ -186,9 +187,10 @@ async def update(connection: AsyncConnection, current: Definition, new: NewDefin
             **_documents(new),
         },
     )
-    await _write_arms(connection, current.incarnation, new.arms, current.arms)
-    await _write_bucket_table(await driver_of(connection), current.incarnation, current.bucket_table)
-    await _bump(connection, current.incarnation)
+    await write_arms(connection, current.incarnation, new.arms, current.arms)
+    driver = await driver_of(connection)
+    await _write_bucket_table(driver, current.incarnation, current.bucket_table)
+    await _bump(driver, current.incarnation)
     return True
 
 
@@ -203,27 +205,21 @@ async def set_state(connection: AsyncConnection, current: Definition, state: str
     )
     if result.rowcount != 1:
         raise ConcurrentChangeError(f"experiment {current.experiment_id!r} changed meanwhile")
-    await _bump(connection, current.incarnation)
+    await _bump(await driver_of(connection), current.incarnation)
 
 
 async def ramp_changed(connection: psycopg.AsyncConnection[Any], current: Definition) -> None:
     """Put a change of the ramp into force: buckets, etag and versions, in the transaction that made it."""
     await _write_bucket_table(connection, current.incarnation, current.bucket_table)
     await connection.execute("UPDATE experiments SET etag = %s WHERE incarnation = %s", (_new_etag(), current.incarnation))
+    await _bump(connection, current.incarnation)
+
+
+async def _bump(connection: psycopg.AsyncConnection[Any], incarnation: int) -> None:
     await connection.execute(
         "UPDATE policy_versions SET policy_version = policy_version + 1, changed_at = clock_timestamp(),"
         " definition_version = definition_version + 1 WHERE incarnation = %s",
-        (current.incarnation,),
-    )
-
-
-async def _bump(connection: AsyncConnection, incarnation: int) -> None:
-    await connection.execute(
-        text(
-            "UPDATE policy_versions SET policy_version = policy_version + 1, changed_at = clock_timestamp(),"
-            " definition_version = definition_version + 1 WHERE incarnation = :incarnation"
-        ),
-        {"incarnation": incarnation},
+        (incarnation,),
     )
 
 
@@ -235,57 +231,6 @@ async def _write_reward_rule(connection: AsyncConnection, incarnation: int, vers
         ),
         {"incarnation": incarnation, "version": version, "rule": json.dumps(dict(new.reward_rule))},
     )
-
-
-async def _write_arms(
-    connection: AsyncConnection, incarnation: int, wanted: Sequence[NewArm], existing: Sequence[Arm]
-) -> None:
-    """Retire, reactivate, change and add arms. A number, once given, stays with its version."""
-    await connection.execute(
-        text(
-            "UPDATE arms SET active = false, role = 'challenger', retired_at = coalesce(retired_at, now())"
-            " WHERE incarnation = :incarnation"
-        ),
-        {"incarnation": incarnation},
-    )
-    next_number = 1 + max((arm.number for arm in existing), default=-1)
-    for position, arm in enumerate(wanted):
-        versions = [old for old in existing if old.arm_id == arm.arm_id]
-        same = [old for old in versions if old.model == arm.model and dict(old.config) == dict(arm.config)]
-        values = {
-            "incarnation": incarnation,
-            "position": position,
-            "family": arm.family,
-            "role": "control" if arm.is_control else "challenger",
-            "cap": arm.cap,
-            "cost_usd": arm.cost_usd,
-        }
-        if same:
-            await connection.execute(
-                text(
-                    "UPDATE arms SET position = :position, family = :family, role = :role, cap = :cap,"
-                    " cost_usd = :cost_usd, active = true, retired_at = NULL"
-                    " WHERE incarnation = :incarnation AND arm = :arm"
-                ),
-                {**values, "arm": max(same, key=lambda old: old.version).number},
-            )
-            continue
-        await connection.execute(
-            text(
-                "INSERT INTO arms (incarnation, arm, position, arm_id, version, model, family, role, config, cap,"
-                " cost_usd, active) VALUES (:incarnation, :arm, :position, :arm_id, :version, :model, :family, :role,"
-                " CAST(:config AS jsonb), :cap, :cost_usd, true)"
-            ),
-            {
-                **values,
-                "arm": next_number,
-                "arm_id": arm.arm_id,
-                "version": 1 + max((old.version for old in versions), default=0),
-                "model": arm.model,
-                "config": json.dumps(dict(arm.config)),
-            },
-        )
-        next_number += 1
 
 
 async def _write_bucket_table(

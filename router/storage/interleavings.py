@@ -1,15 +1,13 @@
 """Interleaved lists and what users took of them. Each position counts once, however often it is reported."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import text
 
 from router.storage.database import Connection
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+from router.storage.times import time_of
 
 
 class Interleaving(NamedTuple):
@@ -107,7 +105,7 @@ async def store(connection: Connection, interleaving: Interleaving) -> None:
         {
             "key": UUID(bytes=interleaving.interleaving_key),
             "incarnation": interleaving.incarnation,
-            "at": _time(interleaving.interleaved_at_us),
+            "at": time_of(interleaving.interleaved_at_us),
             "unit_id": interleaving.unit_id,
             "arms": list(interleaving.arms),
             "item_ids": list(interleaving.item_ids),
@@ -136,8 +134,8 @@ async def credit(
         {
             **key,
             "positions": list(positions),
-            "occurred_at": _time(occurred_at_us),
-            "received_at": _time(received_at_us),
+            "occurred_at": time_of(occurred_at_us),
+            "received_at": time_of(received_at_us),
         },
     )
     return list((await connection.execute(text(_CREDITED), key)).scalars())
@@ -149,7 +147,3 @@ async def read_preferences(connection: Connection, incarnation: int) -> Preferen
     interleavings, credited = (await connection.execute(text(_COUNTS), of)).one()
     pairs = [PairCounts(*row) for row in await connection.execute(text(_PAIRS), of)]
     return PreferenceCounts(interleavings, credited, pairs)
-
-
-def _time(time_us: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=time_us)

@@ -21,10 +21,10 @@ import psycopg
 
 from router.storage.errors import translated
 from router.storage.events import ADD_EVIDENCE
+from router.storage.times import time_of
 
 log = logging.getLogger(__name__)
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: Outcomes that one transaction counts: it holds the lock that batches of events wait for.
 _AT_ONCE = 5_000
 
@@ -107,10 +107,10 @@ async def begin(connection: psycopg.AsyncConnection[Any], incarnation: int, now_
             matured_to_us = await _locked(connection, incarnation)
             if matured_to_us is not None:
                 return matured_to_us
-            now = _time(now_us)
+            now = time_of(now_us)
             found = await (await connection.execute(_LATEST_WAITED, (incarnation, now, now.date()))).fetchone()
             begun_us = max(now_us, (found[0] if found else None) or 0)
-            await connection.execute(_SET, (_time(begun_us), incarnation))
+            await connection.execute(_SET, (time_of(begun_us), incarnation))
     return begun_us
 
 
@@ -127,10 +127,10 @@ async def advance(
             matured_to_us = await _locked(connection, incarnation)
             if matured_to_us is None or matured_to_us >= to_us:
                 return Matured(matured_to_us, 0, done=True)
-            bound_us = await _bound(connection, incarnation, _time(to_us), at_once)
+            bound_us = await _bound(connection, incarnation, time_of(to_us), at_once)
             reached_us = to_us if bound_us is None else bound_us
-            counted = await _count(connection, incarnation, _time(matured_to_us), _time(reached_us))
-            await connection.execute(_SET, (_time(reached_us), incarnation))
+            counted = await _count(connection, incarnation, time_of(matured_to_us), time_of(reached_us))
+            await connection.execute(_SET, (time_of(reached_us), incarnation))
     return Matured(reached_us, counted, done=bound_us is None)
 
 
@@ -146,8 +146,8 @@ async def finish(connection: psycopg.AsyncConnection[Any], incarnation: int, *, 
                 return Matured(None, 0, done=True)
             last = datetime.max.replace(tzinfo=UTC)
             bound_us = await _bound(connection, incarnation, last, at_once)
-            until = last if bound_us is None else _time(bound_us)
-            counted = await _count(connection, incarnation, _time(matured_to_us), until)
+            until = last if bound_us is None else time_of(bound_us)
+            counted = await _count(connection, incarnation, time_of(matured_to_us), until)
             await connection.execute(_SET, (None if bound_us is None else until, incarnation))
     return Matured(bound_us, counted, done=bound_us is None)
 
@@ -198,7 +198,3 @@ async def _count(connection: psycopg.AsyncConnection[Any], incarnation: int, fir
     row = await (await connection.execute(_COUNT, parameters, prepare=False)).fetchone()
     assert row is not None  # noqa: S101 - a count has one row
     return int(row[0])
-
-
-def _time(time_us: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=time_us)

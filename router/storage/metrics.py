@@ -11,14 +11,13 @@ silence a reward, those that have matured without a word have it.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import text
 
 from router.storage.database import Connection
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+from router.storage.times import time_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,17 +195,13 @@ async def read_held_out(
         "rewards": [micros for _, _, micros in signals],
         "silent_versions": [rule.reward_rule_version for rule in silent],
         "silent_rewards": [rule.no_feedback for rule in silent],
-        "matured_until": [_time(now_us - rule.mature_after_us) for rule in silent],
+        "matured_until": [time_of(now_us - rule.mature_after_us) for rule in silent],
     }
     rows = await connection.execute(text(_HELD_OUT), {**_of(incarnation, span), **parameters})
     return [HeldOutOutcomes(*row) for row in rows]
 
 
 def _of(incarnation: int, span: Span) -> dict[str, Any]:
-    start, end = _time(span.start_us), _time(span.end_us)
-    days: dict[str, date] = {"first_day": start.date(), "last_day": _time(span.end_us - 1).date()}
+    start, end = time_of(span.start_us), time_of(span.end_us)
+    days: dict[str, date] = {"first_day": start.date(), "last_day": time_of(span.end_us - 1).date()}
     return {"incarnation": incarnation, "start": start, "end": end, "period_us": span.period_us, **days}
-
-
-def _time(time_us: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=time_us)

@@ -12,6 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bandit.reward import Evidence
+from router.storage.database import driver_of
 
 CHANNEL = "bandit_router"
 #: An incarnation has up to 19 digits.
@@ -62,9 +63,7 @@ FROM policy_versions
 
 async def read_evidence(connection: AsyncConnection, incarnations: Sequence[int]) -> list[EvidenceReading]:
     """As `read_evidence_alone`, in the transaction of `connection`."""
-    driver = (await connection.get_raw_connection()).driver_connection
-    assert isinstance(driver, psycopg.AsyncConnection)  # noqa: S101 - the only driver there is
-    return await read_evidence_alone(driver, incarnations)
+    return await read_evidence_alone(await driver_of(connection), incarnations)
 
 
 async def read_evidence_alone(

@@ -3,14 +3,14 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
 
 import psycopg
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+from router.storage.times import time_of
+
 _LAST_ID = 2**63 - 1
 
 _INSERT = """
@@ -56,18 +56,6 @@ class TransitionRow(NamedTuple):
     reason: str
     #: RampAssessment in protobuf JSON; None for what people ask for.
     assessment: Mapping[str, Any] | None
-
-
-def time_of(time_us: int) -> datetime:
-    """Return a time given in microseconds since the epoch."""
-    return _EPOCH + timedelta(microseconds=time_us)
-
-
-async def driver_of(connection: AsyncConnection) -> psycopg.AsyncConnection[Any]:
-    """Return the driver's connection, for statements of the same transaction that a leader runs too."""
-    driver = (await connection.get_raw_connection()).driver_connection
-    assert isinstance(driver, psycopg.AsyncConnection)  # noqa: S101 - the only driver there is
-    return driver
 
 
 async def record(

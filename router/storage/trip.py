@@ -22,8 +22,10 @@ from psycopg.errors import error_from_result
 from router.storage.columns import Column
 
 _FINE = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK)
-#: The names of the statements that each connection has prepared.
-_prepared: WeakKeyDictionary[psycopg.AsyncConnection[Any], set[bytes]] = WeakKeyDictionary()
+#: Statements that a connection keeps prepared. The text of a batch's names its days, so there are new ones every day.
+MOST_PREPARED = 64
+#: The names of the statements that each connection has prepared, those used longest ago first.
+_prepared: WeakKeyDictionary[psycopg.AsyncConnection[Any], dict[bytes, None]] = WeakKeyDictionary()
 
 
 class Statement(NamedTuple):
@@ -40,7 +42,10 @@ async def one_trip(connection: psycopg.AsyncConnection[Any], statements: Sequenc
     or the connection broke around the commit, and is closed.
     """
     pgconn = connection.pgconn
-    prepared = _prepared.setdefault(connection, set())
+    prepared = _prepared.setdefault(connection, {})
+    while len(prepared) > MOST_PREPARED:
+        await connection.execute(b'DEALLOCATE "%s"' % next(iter(prepared)))
+        del prepared[next(iter(prepared))]
     async with connection.lock:
         try:
             expected = _send(pgconn, statements, prepared)
@@ -51,20 +56,22 @@ async def one_trip(connection: psycopg.AsyncConnection[Any], statements: Sequenc
             pgconn.finish()
             raise
     answered = list(zip(expected, results, strict=False))  # a commit that fails is one result more
-    prepared.update(name for name, result in answered if name and result.status == pq.ExecStatus.COMMAND_OK)
+    prepared.update((name, None) for name, result in answered if name and result.status == pq.ExecStatus.COMMAND_OK)
     failed = next((result for result in results if result.status not in _FINE), None)
     if failed is not None:
         raise error_from_result(failed, connection.info.encoding)
     return [result for name, result in answered if not name]
 
 
-def _send(pgconn: pq.abc.PGconn, statements: Sequence[Statement], prepared: set[bytes]) -> list[bytes]:
+def _send(pgconn: pq.abc.PGconn, statements: Sequence[Statement], prepared: dict[bytes, None]) -> list[bytes]:
     """Put everything into the driver's buffer; returns, for each result to come, the name that it prepares, or b""."""
     expected: list[bytes] = []
     pgconn.enter_pipeline_mode()
     for text, parameters in statements:
         name = _name(text)
-        if name not in prepared and name not in expected:
+        if name in prepared:
+            prepared[name] = prepared.pop(name)
+        elif name not in expected:
             pgconn.send_prepare(name, text.encode(), [parameter.oid for parameter in parameters])
             expected.append(name)
         pgconn.send_query_prepared(name, [parameter.data for parameter in parameters], [pq.Format.BINARY] * len(parameters))

@@ -16,8 +16,9 @@ import psycopg
 from router.storage.database import Database
 from router.storage.decisions import AllocationRow, DecisionRow, copy_decisions, merge_decisions, store_allocations
 from router.storage.errors import AlreadyExistsError, MissingPartitionError, StorageUnavailableError, translated
-from router.storage.events import SESSION, BatchResult, EventRow, apply_events, day_of, days_of
+from router.storage.events import SESSION, BatchResult, EventRow, apply_events, days_of
 from router.storage.partitions import ensure_partitions
+from router.storage.times import day_of
 
 log = logging.getLogger(__name__)
 

@@ -50,13 +50,6 @@ EVENTS = "SELECT count(*) FROM events"
 
 
 @pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    database = Database(DatabaseUrl.parse(database_url))
-    yield database
-    await database.dispose()
-
-
-@pytest.fixture
 async def codec(database: Database) -> TokenCodec:
     return await load_codec(database)
 

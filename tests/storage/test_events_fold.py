@@ -11,11 +11,11 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from hashlib import blake2b
 from pathlib import Path
 
 import psycopg
 import pytest
+from growth import event_row
 from running import assert_replay_agrees, locked, query, scalar, terminate_others, until, until_scalar, until_waiting
 
 import router
@@ -35,27 +35,7 @@ ONE, TWO = 1, 2**62 - 1
 
 def row(decision: int = 0, event: str = "e", reward: int | None = 1_000_000, **fields: object) -> EventRow:
     """An event of decision number `decision`; rewards in millionths."""
-    decided_at_us = fields.pop("decided_at_us", BASE_US + decision)
-    values = {
-        "decision_key": blake2b(b"%d" % decision, digest_size=16).digest(),
-        "event_id": event,
-        "incarnation": ONE,
-        "arm": 0,
-        "segment": "",
-        "kind": "reward",
-        "signal": None,
-        "rank": 4,
-        "decided_at_us": decided_at_us,
-        "occurred_at_us": decided_at_us,
-        "received_at_us": decided_at_us,
-        "reward_micros": reward,
-        "status": EventStatus.NEUTRAL if reward is None else EventStatus.APPLIED,
-        "reward_rule_version": 1,
-        "policy_version": 1,
-        "content": f"{reward}".encode(),
-        "details": None,
-    }
-    return EventRow(**{**values, **fields})  # type: ignore[arg-type]
+    return event_row(decision, event=event, reward=reward, **{"decided_at_us": BASE_US + decision, **fields})
 
 
 def folded(rows: Iterable[EventRow]) -> dict[tuple[int, int, datetime], Evidence]:

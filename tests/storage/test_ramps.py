@@ -20,15 +20,18 @@ from bandit.canary import Assessment, step
 from bandit.guardrails import Measures, Tally
 from bandit.ramp import Metric
 from bandit.ramp_state import Phase
+from bandit.reward import Rank
 from router.controllers.ramp import RampController
 from router.experiment import Definition, NewArm, NewDefinition
 from router.messages import assessment_document
-from router.storage import experiments, ramps, transitions
-from router.storage.database import Database, DatabaseUrl
+from router.storage import experiments, ramps
+from router.storage import measures as measures_module
+from router.storage.database import Database, driver_of
 from router.storage.decisions import DecisionRow, merge_decisions
 from router.storage.election import Session
 from router.storage.errors import StorageUnavailableError
 from router.storage.events import EventRow, apply_events
+from router.storage.measures import measure
 from router.storage.partitions import ensure_partitions
 from router.storage.transitions import Change
 
@@ -68,13 +71,6 @@ def new_definition(rails: Sequence[Mapping[str, Any]] = RAILS) -> NewDefinition:
 
 
 @pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    database = Database(DatabaseUrl.parse(database_url))
-    yield database
-    await database.dispose()
-
-
-@pytest.fixture
 async def connection(database: Database) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
     """As a leader has it."""
     async with await database.connect(autocommit=True) as connection:
@@ -88,7 +84,7 @@ async def begun(database: Database, new: NewDefinition | None = None) -> Definit
         draft = await read(connection)
         await experiments.set_state(connection, draft, "running")
         running = await read(connection)
-        driver = await transitions.driver_of(connection)
+        driver = await driver_of(connection)
         assert await ramps.follow(driver, draft, running, Change(SINCE_US))
         return await read(connection)
 
@@ -130,7 +126,7 @@ def random_decision(rng: random.Random, number: int, incarnation: int) -> Decisi
 
 def random_events(rng: random.Random, decision: DecisionRow) -> Iterator[EventRow]:
     for number in range(rng.choice([0, 0, 1, 1, 2, 5])):
-        kind = rng.choice(["signal", "signal", "call", "call", "reward"])
+        kind = rng.choice(["signal", "signal", "call", "call", "reward", "no_feedback"])
         signals = ["immediate_retry", "rephrased_query", "session_abandoned", "task_completed", "thumbs_down"]
         details: dict[str, Any] = {}
         if kind == "call":
@@ -148,6 +144,7 @@ def random_events(rng: random.Random, decision: DecisionRow) -> Iterator[EventRo
             event=f"e{number}",
             kind=kind,
             signal=rng.choice(signals) if kind == "signal" else None,
+            rank={"signal": rng.choice([Rank.DERIVED, Rank.SIGNAL]), "no_feedback": Rank.NO_FEEDBACK}.get(kind, Rank.SIGNAL),
             reward=None,
             decided_at_us=decision.decided_at_us,
             occurred_at_us=decision.decided_at_us + 1,
@@ -189,7 +186,12 @@ def shown(decisions: Sequence[DecisionRow], events: Sequence[EventRow], incarnat
         if "cost_usd" in report:
             reported[Metric.COST] += 1
             totals[Metric.COST] += min(report["cost_usd"], CLIP_USD) / CLIP_USD
-    return Tally(len(firsts), sum(d.decision_key in heard for d in firsts), totals, reported)
+    return Tally(len(firsts), sum(any(map(speaks, heard.get(d.decision_key, []))) for d in firsts), totals, reported)
+
+
+def speaks(event: EventRow) -> bool:
+    """Whether an event says that somebody was heard: silence worth something and derived abandonment do not."""
+    return event.kind != "no_feedback" and not (event.rank == Rank.DERIVED and event.signal == "session_abandoned")
 
 
 async def fill(url: str, decisions: Sequence[DecisionRow], events: Sequence[EventRow]) -> None:
@@ -220,7 +222,7 @@ async def test_measures_are_what_their_definition_says(database: Database, conne
     await fill(database_url, decisions, events)
     for hours in (-1, 0, 1, 2, 11, 40):
         now_us = SINCE_US + hours * HOUR_US
-        measures = await ramps.measure(connection, definition, now_us)
+        measures = await measure(connection, definition, now_us)
         expected = {arm: shown(decisions, events, definition.incarnation, now_us, arm) for arm in (CONTROL, CHALLENGER)}
         if hours < 1:
             assert measures == Measures(Tally(), Tally())
@@ -239,7 +241,7 @@ async def test_only_what_the_guardrails_look_at_is_counted(database: Database, c
     decisions = [d for d in decisions if d.incarnation == definition.incarnation]
     await fill(database_url, decisions, [e for e in events if e.incarnation == definition.incarnation])
     now_us = SINCE_US + 10 * HOUR_US
-    measures = await ramps.measure(connection, definition, now_us)
+    measures = await measure(connection, definition, now_us)
     expected = shown(decisions, events, definition.incarnation, now_us, CHALLENGER)
     assert measures.challenger.decisions == expected.decisions > 0
     assert measures.challenger.totals == {Metric.RETRY: expected.totals[Metric.RETRY]}
@@ -253,7 +255,7 @@ async def test_an_arm_of_another_version_counts_for_nothing(database: Database, 
         current = await read(session)
         arms = (new_arm("old", is_control=True), new_arm("new", model="newer"), new_arm("third"))
         await experiments.update(session, current, replace(new_definition(), arms=arms))
-        driver = await transitions.driver_of(session)
+        driver = await driver_of(session)
         assert await ramps.follow(driver, current, await read(session), Change(SINCE_US))
     definition = await reread(database)
     rng = random.Random(2)
@@ -263,7 +265,7 @@ async def test_an_arm_of_another_version_counts_for_nothing(database: Database, 
     ]
     await fill(database_url, decisions, [])
     now_us = SINCE_US + 40 * HOUR_US
-    found = (await ramps.measure(connection, definition, now_us)).challenger
+    found = (await measure(connection, definition, now_us)).challenger
     assert found.decisions == shown(decisions, [], definition.incarnation, now_us, 3).decisions > 50
 
 
@@ -309,7 +311,7 @@ async def test_the_measures_are_looked_up_by_index_in_the_days_of_the_stage(
 
     async with await psycopg.AsyncConnection.connect(database_url, autocommit=True, options=options) as connection:
         connection.add_notice_handler(note)
-        measures = await ramps.measure(connection, definition, BASE_US + 2 * DAY_US)
+        measures = await measure(connection, definition, BASE_US + 2 * DAY_US)
     assert 10 < measures.challenger.decisions == measures.challenger.with_feedback < 100
     (plan,) = plans
     steps = list(_steps(plan))
@@ -533,7 +535,7 @@ async def test_evidence_that_takes_long_to_read_holds_up_nobody(
         await ready.wait()
         return HEALTHY
 
-    monkeypatch.setattr(ramps, "measure", slow)
+    monkeypatch.setattr(measures_module, "measure", slow)
     for _ in range(2):
         await asyncio.wait_for(controlled.look(), 5)
     assert (await reread(database), reads, controlled.announced) == (before, 1, [])
@@ -571,7 +573,7 @@ async def test_a_ramp_that_cannot_be_read_or_judged_holds_up_no_other(
     async def healthy(*_: Any) -> Measures:
         return HEALTHY
 
-    monkeypatch.setattr(ramps, "measure", healthy)
+    monkeypatch.setattr(measures_module, "measure", healthy)
     await controlled.look()
     assert controlled.announced == [definition.incarnation]
     assert "the evidence of the ramp of 'broken' cannot be read: it stays as it is" in caplog.text
@@ -588,7 +590,7 @@ async def test_what_was_read_of_a_ramp_that_has_ended_since_is_dropped(
         await ready.wait()
         return HEALTHY
 
-    monkeypatch.setattr(ramps, "measure", slow)
+    monkeypatch.setattr(measures_module, "measure", slow)
     await controlled.look()
     await query(database_url, "UPDATE ramps SET phase = 'aborted', version = version + 1")
     ready.set()

@@ -16,7 +16,7 @@ import pytest
 from running import Router, arm, experiment, query, until
 
 from router.policy import compile_policy
-from router.storage.database import Database, DatabaseUrl
+from router.storage.database import Database
 from router.storage.migrate import needed_revision
 from router.storage.policies import EvidenceReading
 from router.storage.reader import PolicyReader
@@ -32,13 +32,6 @@ def origin(**changed: Any) -> Origin:
     return Origin(
         **{"deployment_id": DEPLOYMENT, "address": ADDRESS, "revision": "0001", "as_of": datetime.now(UTC), **changed}
     )
-
-
-@pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    database = Database(DatabaseUrl.parse(database_url))
-    yield database
-    await database.dispose()
 
 
 @pytest.fixture

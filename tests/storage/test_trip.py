@@ -12,7 +12,7 @@ import pytest
 from running import query, until
 
 from router.storage import columns
-from router.storage.trip import Statement, one_trip
+from router.storage.trip import MOST_PREPARED, Statement, one_trip
 
 INSERT = "INSERT INTO numbers SELECT * FROM unnest($1::int4[])"
 COUNT = "SELECT count(*), $1::int4[] FROM numbers"
@@ -37,6 +37,18 @@ async def test_results_come_in_order_and_later_statements_see_earlier_ones(conne
         assert (before.get_value(0, 0), before.get_value(0, 1)) == (b"%d" % (2 * round_number - 2), b"{7}")
         assert (after.get_value(0, 0), after.get_value(0, 1)) == (b"%d" % (2 * round_number), b"{8,9}")
     assert await query(database_url, "SELECT count(*) FROM numbers") == [(6,)]
+
+
+async def test_statements_are_not_kept_for_ever(connection):
+    often = Statement("SELECT 'often', $1::int4[]", numbers())
+    for number in range(2 * MOST_PREPARED):
+        found, _ = await one_trip(connection, [Statement(f"SELECT {number}, $1::int4[]", numbers()), often])
+        assert found.get_value(0, 0) == b"%d" % number
+    kept = await (await connection.execute("SELECT statement FROM pg_prepared_statements")).fetchall()
+    assert MOST_PREPARED <= len(kept) <= MOST_PREPARED + 2
+    assert [text for (text,) in kept if "often" in text] == ["SELECT 'often', $1::int4[]"], "it was used all the time"
+    (found,) = await one_trip(connection, [Statement("SELECT 0, $1::int4[]", numbers())])
+    assert found.get_value(0, 0) == b"0", "one that is forgotten is prepared again"
 
 
 async def test_a_refused_statement_undoes_those_before_it(connection, database_url: str):
