@@ -26,6 +26,8 @@ class Arm:
     cap: float | None
     cost_usd: float | None
     active: bool
+    #: Whether it never answers: it is called beside the serving arm, for comparison.
+    is_shadow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +69,26 @@ class RewardRule:
 
 
 @dataclass(frozen=True, slots=True)
+class ShadowRule:
+    """Which decisions are mirrored to shadow arms, and what of them is kept."""
+
+    #: The share of decisions, in [0, 1].
+    rate: float
+    #: US dollars a day in UTC; None is no limit.
+    daily_budget_usd: float | None
+    #: "full", "truncated" or "off".
+    text: str
+    #: For truncated: how many characters of each text.
+    text_limit: int
+
+
+@dataclass(frozen=True, slots=True)
 class Rules:
     """What a definition's allocation and assignment mean, with every default filled in."""
 
     #: Aligned with the active arms.
     allocation: AllocationRule
-    #: (alpha, beta) of every arm's prior.
+    #: (alpha, beta) of the prior of every arm that has none of its own.
     prior: tuple[float, float]
     #: "per_request", "sticky_hash", "sticky_stored" or "interleaved".
     assignment: str
@@ -83,6 +99,10 @@ class Rules:
     #: How the challenger is let in, if by stages, and its arm id.
     ramp: Ramp | None = None
     ramp_challenger: str = ""
+    #: What is mirrored, if anything may be.
+    shadow: ShadowRule | None = None
+    #: By arm id, the priors of arms that have one of their own.
+    priors: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +112,10 @@ class Definition:
     incarnation: int
     experiment_id: str
     description: str
-    #: "draft", "running", "paused" or "concluded".
+    #: "draft", "shadow", "running", "paused" or "concluded".
     state: str
     etag: str
-    #: Active arms in the order of the definition, then retired ones.
+    #: Active arms in the order of the definition, then retired ones. Those of role shadow are among them.
     arms: tuple[Arm, ...]
     #: AllocationRule, AssignmentRule and RewardRule of the proto in protobuf JSON, as they were given.
     allocation: Mapping[str, Any]
@@ -118,6 +138,8 @@ class Definition:
     ramp_state: RampState | None = None
     #: The last look at the ramp's stage: RampAssessment in protobuf JSON.
     ramp_assessment: Mapping[str, Any] | None = None
+    #: ShadowRule of the proto, as the rules above; empty where there is none.
+    shadow: Mapping[str, Any] = field(default_factory=dict)
     #: By number, of active and retired arms.
     arm_ids: Mapping[int, str] = field(init=False)
 
@@ -126,8 +148,15 @@ class Definition:
 
     @property
     def active_arms(self) -> tuple[Arm, ...]:
-        """The arms that are offered traffic, in order."""
-        return tuple(arm for arm in self.arms if arm.active)
+        """The arms that are offered traffic, in order. Those of role shadow never are."""
+        return tuple(arm for arm in self.arms if arm.active and not arm.is_shadow)
+
+    @property
+    def mirrored_arms(self) -> tuple[Arm, ...]:
+        """The arms that are called beside the serving one, in order; in state shadow these are all but the control."""
+        if self.state == "shadow":
+            return tuple(arm for arm in self.arms if arm.active and not arm.is_control)
+        return tuple(arm for arm in self.arms if arm.active and arm.is_shadow)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +170,7 @@ class NewArm:
     config: Mapping[str, Any]
     cap: float | None
     cost_usd: float | None
+    is_shadow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,3 +184,4 @@ class NewDefinition:
     assignment: Mapping[str, Any]
     reward_rule: Mapping[str, Any]
     ramp: Mapping[str, Any] = field(default_factory=dict)
+    shadow: Mapping[str, Any] = field(default_factory=dict)

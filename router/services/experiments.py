@@ -24,10 +24,11 @@ from router.v1 import experiments_pb2_grpc
 _DEFAULT_PAGE = 100
 #: From which states each verb leads where.
 _TRANSITIONS = {
-    "start": (("draft",), "running"),
+    "shadow": (("draft", "running", "paused"), "shadow"),
+    "start": (("draft", "shadow"), "running"),
     "pause": (("running",), "paused"),
     "resume": (("paused",), "running"),
-    "conclude": (("draft", "running", "paused"), "concluded"),
+    "conclude": (("draft", "shadow", "running", "paused"), "concluded"),
 }
 #: What each verb makes of a ramp in some state; ValueError says why it does not.
 _RAMP_VERBS: dict[str, Callable[[Ramp, RampState, Change], Transition]] = {
@@ -131,6 +132,10 @@ class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
         if changed:
             await self._changed(current.incarnation)
         return pb.UpdateExperimentResponse(experiment=experiment_message(*stored))
+
+    async def ShadowExperiment(self, request: pb.ShadowExperimentRequest, context: Context) -> pb.ShadowExperimentResponse:
+        """See the proto."""
+        return pb.ShadowExperimentResponse(experiment=await self._move(request, "shadow"))
 
     async def StartExperiment(self, request: pb.StartExperimentRequest, context: Context) -> pb.StartExperimentResponse:
         """See the proto."""

@@ -57,6 +57,7 @@ def definition_of(row: Mapping[str, Any]) -> Definition:
             cap=a["cap"],
             cost_usd=a["cost_usd"],
             active=a["active"],
+            is_shadow=a["role"] == "shadow",
         )
         for a in row["arms"]
     )

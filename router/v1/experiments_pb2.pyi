@@ -17,17 +17,19 @@ class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     STATE_UNSPECIFIED: _ClassVar[State]
     STATE_DRAFT: _ClassVar[State]
+    STATE_SHADOW: _ClassVar[State]
     STATE_RUNNING: _ClassVar[State]
     STATE_PAUSED: _ClassVar[State]
     STATE_CONCLUDED: _ClassVar[State]
 STATE_UNSPECIFIED: State
 STATE_DRAFT: State
+STATE_SHADOW: State
 STATE_RUNNING: State
 STATE_PAUSED: State
 STATE_CONCLUDED: State
 
 class Experiment(_message.Message):
-    __slots__ = ("experiment_id", "description", "arms", "allocation", "assignment", "reward_rule", "state", "etag", "create_time", "update_time", "policy_version", "ramp", "ramp_status")
+    __slots__ = ("experiment_id", "description", "arms", "allocation", "assignment", "reward_rule", "state", "etag", "create_time", "update_time", "policy_version", "ramp", "ramp_status", "shadow")
     EXPERIMENT_ID_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     ARMS_FIELD_NUMBER: _ClassVar[int]
@@ -41,6 +43,7 @@ class Experiment(_message.Message):
     POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
     RAMP_FIELD_NUMBER: _ClassVar[int]
     RAMP_STATUS_FIELD_NUMBER: _ClassVar[int]
+    SHADOW_FIELD_NUMBER: _ClassVar[int]
     experiment_id: str
     description: str
     arms: _containers.RepeatedCompositeFieldContainer[_types_pb2.Arm]
@@ -54,10 +57,23 @@ class Experiment(_message.Message):
     policy_version: int
     ramp: RampRule
     ramp_status: RampStatus
-    def __init__(self, experiment_id: _Optional[str] = ..., description: _Optional[str] = ..., arms: _Optional[_Iterable[_Union[_types_pb2.Arm, _Mapping]]] = ..., allocation: _Optional[_Union[AllocationRule, _Mapping]] = ..., assignment: _Optional[_Union[AssignmentRule, _Mapping]] = ..., reward_rule: _Optional[_Union[RewardRule, _Mapping]] = ..., state: _Optional[_Union[State, str]] = ..., etag: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., policy_version: _Optional[int] = ..., ramp: _Optional[_Union[RampRule, _Mapping]] = ..., ramp_status: _Optional[_Union[RampStatus, _Mapping]] = ...) -> None: ...
+    shadow: ShadowRule
+    def __init__(self, experiment_id: _Optional[str] = ..., description: _Optional[str] = ..., arms: _Optional[_Iterable[_Union[_types_pb2.Arm, _Mapping]]] = ..., allocation: _Optional[_Union[AllocationRule, _Mapping]] = ..., assignment: _Optional[_Union[AssignmentRule, _Mapping]] = ..., reward_rule: _Optional[_Union[RewardRule, _Mapping]] = ..., state: _Optional[_Union[State, str]] = ..., etag: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., policy_version: _Optional[int] = ..., ramp: _Optional[_Union[RampRule, _Mapping]] = ..., ramp_status: _Optional[_Union[RampStatus, _Mapping]] = ..., shadow: _Optional[_Union[ShadowRule, _Mapping]] = ...) -> None: ...
+
+class ShadowRule(_message.Message):
+    __slots__ = ("rate", "daily_budget_usd", "text", "text_limit")
+    RATE_FIELD_NUMBER: _ClassVar[int]
+    DAILY_BUDGET_USD_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    TEXT_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    rate: float
+    daily_budget_usd: float
+    text: _types_pb2.TextMode
+    text_limit: int
+    def __init__(self, rate: _Optional[float] = ..., daily_budget_usd: _Optional[float] = ..., text: _Optional[_Union[_types_pb2.TextMode, str]] = ..., text_limit: _Optional[int] = ...) -> None: ...
 
 class AllocationRule(_message.Message):
-    __slots__ = ("kind", "floor", "weights", "prior")
+    __slots__ = ("kind", "floor", "weights", "prior", "priors")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         KIND_UNSPECIFIED: _ClassVar[AllocationRule.Kind]
@@ -75,15 +91,24 @@ class AllocationRule(_message.Message):
         key: str
         value: float
         def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    class PriorsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: BetaPrior
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[BetaPrior, _Mapping]] = ...) -> None: ...
     KIND_FIELD_NUMBER: _ClassVar[int]
     FLOOR_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     PRIOR_FIELD_NUMBER: _ClassVar[int]
+    PRIORS_FIELD_NUMBER: _ClassVar[int]
     kind: AllocationRule.Kind
     floor: float
     weights: _containers.ScalarMap[str, float]
     prior: BetaPrior
-    def __init__(self, kind: _Optional[_Union[AllocationRule.Kind, str]] = ..., floor: _Optional[float] = ..., weights: _Optional[_Mapping[str, float]] = ..., prior: _Optional[_Union[BetaPrior, _Mapping]] = ...) -> None: ...
+    priors: _containers.MessageMap[str, BetaPrior]
+    def __init__(self, kind: _Optional[_Union[AllocationRule.Kind, str]] = ..., floor: _Optional[float] = ..., weights: _Optional[_Mapping[str, float]] = ..., prior: _Optional[_Union[BetaPrior, _Mapping]] = ..., priors: _Optional[_Mapping[str, BetaPrior]] = ...) -> None: ...
 
 class BetaPrior(_message.Message):
     __slots__ = ("alpha", "beta")
@@ -405,6 +430,24 @@ class UpdateExperimentRequest(_message.Message):
     def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class UpdateExperimentResponse(_message.Message):
+    __slots__ = ("experiment",)
+    EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
+    experiment: Experiment
+    def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ...) -> None: ...
+
+class ShadowExperimentRequest(_message.Message):
+    __slots__ = ("experiment_id", "etag", "actor", "reason")
+    EXPERIMENT_ID_FIELD_NUMBER: _ClassVar[int]
+    ETAG_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    experiment_id: str
+    etag: str
+    actor: str
+    reason: str
+    def __init__(self, experiment_id: _Optional[str] = ..., etag: _Optional[str] = ..., actor: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class ShadowExperimentResponse(_message.Message):
     __slots__ = ("experiment",)
     EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
     experiment: Experiment

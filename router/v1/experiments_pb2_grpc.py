@@ -56,6 +56,11 @@ class ExperimentServiceStub:
                 request_serializer=router_dot_v1_dot_experiments__pb2.UpdateExperimentRequest.SerializeToString,
                 response_deserializer=router_dot_v1_dot_experiments__pb2.UpdateExperimentResponse.FromString,
                 _registered_method=True)
+        self.ShadowExperiment = channel.unary_unary(
+                '/router.v1.ExperimentService/ShadowExperiment',
+                request_serializer=router_dot_v1_dot_experiments__pb2.ShadowExperimentRequest.SerializeToString,
+                response_deserializer=router_dot_v1_dot_experiments__pb2.ShadowExperimentResponse.FromString,
+                _registered_method=True)
         self.StartExperiment = channel.unary_unary(
                 '/router.v1.ExperimentService/StartExperiment',
                 request_serializer=router_dot_v1_dot_experiments__pb2.StartExperimentRequest.SerializeToString,
@@ -165,8 +170,21 @@ class ExperimentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ShadowExperiment(self, request, context):
+        """Lets the control serve alone, with challengers and shadow arms mirrored beside it: draft, running or paused to shadow.
+
+        Atomicity: the state changes or the call fails.
+        Ordering: replicas follow within milliseconds.
+        Limits: an experiment with a control, a shadow rule and at least one other arm.
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EXPERIMENT_NOT_FOUND), ABORTED (STALE_ETAG),
+        FAILED_PRECONDITION (INVALID_TRANSITION), UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StartExperiment(self, request, context):
-        """Lets a draft serve: draft to running.
+        """Lets an experiment serve as defined: draft or shadow to running.
 
         Atomicity: the state changes or the call fails.
         Ordering: replicas follow within milliseconds.
@@ -304,6 +322,11 @@ def add_ExperimentServiceServicer_to_server(servicer, server):
                     servicer.UpdateExperiment,
                     request_deserializer=router_dot_v1_dot_experiments__pb2.UpdateExperimentRequest.FromString,
                     response_serializer=router_dot_v1_dot_experiments__pb2.UpdateExperimentResponse.SerializeToString,
+            ),
+            'ShadowExperiment': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShadowExperiment,
+                    request_deserializer=router_dot_v1_dot_experiments__pb2.ShadowExperimentRequest.FromString,
+                    response_serializer=router_dot_v1_dot_experiments__pb2.ShadowExperimentResponse.SerializeToString,
             ),
             'StartExperiment': grpc.unary_unary_rpc_method_handler(
                     servicer.StartExperiment,
@@ -466,6 +489,33 @@ class ExperimentService:
             '/router.v1.ExperimentService/UpdateExperiment',
             router_dot_v1_dot_experiments__pb2.UpdateExperimentRequest.SerializeToString,
             router_dot_v1_dot_experiments__pb2.UpdateExperimentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShadowExperiment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/router.v1.ExperimentService/ShadowExperiment',
+            router_dot_v1_dot_experiments__pb2.ShadowExperimentRequest.SerializeToString,
+            router_dot_v1_dot_experiments__pb2.ShadowExperimentResponse.FromString,
             options,
             channel_credentials,
             insecure,

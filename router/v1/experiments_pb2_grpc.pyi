@@ -71,8 +71,17 @@ class ExperimentServiceStub:
     Errors: INVALID_ARGUMENT (INVALID_FIELD, INVALID_EXPERIMENT), NOT_FOUND (EXPERIMENT_NOT_FOUND), ABORTED
     (STALE_ETAG), FAILED_PRECONDITION (INVALID_TRANSITION), UNAVAILABLE.
     """
+    ShadowExperiment: _grpc.UnaryUnaryMultiCallable[_experiments_pb2.ShadowExperimentRequest, _experiments_pb2.ShadowExperimentResponse]
+    """Lets the control serve alone, with challengers and shadow arms mirrored beside it: draft, running or paused to shadow.
+
+    Atomicity: the state changes or the call fails.
+    Ordering: replicas follow within milliseconds.
+    Limits: an experiment with a control, a shadow rule and at least one other arm.
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EXPERIMENT_NOT_FOUND), ABORTED (STALE_ETAG),
+    FAILED_PRECONDITION (INVALID_TRANSITION), UNAVAILABLE.
+    """
     StartExperiment: _grpc.UnaryUnaryMultiCallable[_experiments_pb2.StartExperimentRequest, _experiments_pb2.StartExperimentResponse]
-    """Lets a draft serve: draft to running.
+    """Lets an experiment serve as defined: draft or shadow to running.
 
     Atomicity: the state changes or the call fails.
     Ordering: replicas follow within milliseconds.
@@ -192,8 +201,17 @@ class ExperimentServiceAsyncStub(ExperimentServiceStub):
     Errors: INVALID_ARGUMENT (INVALID_FIELD, INVALID_EXPERIMENT), NOT_FOUND (EXPERIMENT_NOT_FOUND), ABORTED
     (STALE_ETAG), FAILED_PRECONDITION (INVALID_TRANSITION), UNAVAILABLE.
     """
+    ShadowExperiment: _aio.UnaryUnaryMultiCallable[_experiments_pb2.ShadowExperimentRequest, _experiments_pb2.ShadowExperimentResponse]  # type: ignore[assignment]
+    """Lets the control serve alone, with challengers and shadow arms mirrored beside it: draft, running or paused to shadow.
+
+    Atomicity: the state changes or the call fails.
+    Ordering: replicas follow within milliseconds.
+    Limits: an experiment with a control, a shadow rule and at least one other arm.
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EXPERIMENT_NOT_FOUND), ABORTED (STALE_ETAG),
+    FAILED_PRECONDITION (INVALID_TRANSITION), UNAVAILABLE.
+    """
     StartExperiment: _aio.UnaryUnaryMultiCallable[_experiments_pb2.StartExperimentRequest, _experiments_pb2.StartExperimentResponse]  # type: ignore[assignment]
-    """Lets a draft serve: draft to running.
+    """Lets an experiment serve as defined: draft or shadow to running.
 
     Atomicity: the state changes or the call fails.
     Ordering: replicas follow within milliseconds.
@@ -336,12 +354,27 @@ class ExperimentServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def ShadowExperiment(
+        self,
+        request: _experiments_pb2.ShadowExperimentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_experiments_pb2.ShadowExperimentResponse, _abc.Awaitable[_experiments_pb2.ShadowExperimentResponse]]:
+        """Lets the control serve alone, with challengers and shadow arms mirrored beside it: draft, running or paused to shadow.
+
+        Atomicity: the state changes or the call fails.
+        Ordering: replicas follow within milliseconds.
+        Limits: an experiment with a control, a shadow rule and at least one other arm.
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EXPERIMENT_NOT_FOUND), ABORTED (STALE_ETAG),
+        FAILED_PRECONDITION (INVALID_TRANSITION), UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
     def StartExperiment(
         self,
         request: _experiments_pb2.StartExperimentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_experiments_pb2.StartExperimentResponse, _abc.Awaitable[_experiments_pb2.StartExperimentResponse]]:
-        """Lets a draft serve: draft to running.
+        """Lets an experiment serve as defined: draft or shadow to running.
 
         Atomicity: the state changes or the call fails.
         Ordering: replicas follow within milliseconds.

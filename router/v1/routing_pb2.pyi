@@ -48,7 +48,7 @@ STATUS_SPOOLED: Status
 STATUS_LIMITED: Status
 
 class RouteRequest(_message.Message):
-    __slots__ = ("experiment_id", "unit_id", "session_id", "turn_id", "request_id", "eligible_arm_ids", "segment", "force_arm_id", "prompt_fingerprint", "prompt_similarity")
+    __slots__ = ("experiment_id", "unit_id", "session_id", "turn_id", "request_id", "eligible_arm_ids", "segment", "force_arm_id", "prompt_fingerprint", "prompt_similarity", "force_control")
     EXPERIMENT_ID_FIELD_NUMBER: _ClassVar[int]
     UNIT_ID_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
@@ -59,6 +59,7 @@ class RouteRequest(_message.Message):
     FORCE_ARM_ID_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     PROMPT_SIMILARITY_FIELD_NUMBER: _ClassVar[int]
+    FORCE_CONTROL_FIELD_NUMBER: _ClassVar[int]
     experiment_id: str
     unit_id: str
     session_id: str
@@ -69,10 +70,11 @@ class RouteRequest(_message.Message):
     force_arm_id: str
     prompt_fingerprint: str
     prompt_similarity: float
-    def __init__(self, experiment_id: _Optional[str] = ..., unit_id: _Optional[str] = ..., session_id: _Optional[str] = ..., turn_id: _Optional[str] = ..., request_id: _Optional[str] = ..., eligible_arm_ids: _Optional[_Iterable[str]] = ..., segment: _Optional[str] = ..., force_arm_id: _Optional[str] = ..., prompt_fingerprint: _Optional[str] = ..., prompt_similarity: _Optional[float] = ...) -> None: ...
+    force_control: bool
+    def __init__(self, experiment_id: _Optional[str] = ..., unit_id: _Optional[str] = ..., session_id: _Optional[str] = ..., turn_id: _Optional[str] = ..., request_id: _Optional[str] = ..., eligible_arm_ids: _Optional[_Iterable[str]] = ..., segment: _Optional[str] = ..., force_arm_id: _Optional[str] = ..., prompt_fingerprint: _Optional[str] = ..., prompt_similarity: _Optional[float] = ..., force_control: _Optional[bool] = ...) -> None: ...
 
 class RouteResponse(_message.Message):
-    __slots__ = ("decision_id", "experiment_id", "arm", "propensity", "allocation", "policy_version", "reason", "stale_for", "shadow_arms", "allocation_index")
+    __slots__ = ("decision_id", "experiment_id", "arm", "propensity", "allocation", "policy_version", "reason", "stale_for", "shadow_arms", "allocation_index", "shadow_text", "shadow_text_limit")
     DECISION_ID_FIELD_NUMBER: _ClassVar[int]
     EXPERIMENT_ID_FIELD_NUMBER: _ClassVar[int]
     ARM_FIELD_NUMBER: _ClassVar[int]
@@ -83,6 +85,8 @@ class RouteResponse(_message.Message):
     STALE_FOR_FIELD_NUMBER: _ClassVar[int]
     SHADOW_ARMS_FIELD_NUMBER: _ClassVar[int]
     ALLOCATION_INDEX_FIELD_NUMBER: _ClassVar[int]
+    SHADOW_TEXT_FIELD_NUMBER: _ClassVar[int]
+    SHADOW_TEXT_LIMIT_FIELD_NUMBER: _ClassVar[int]
     decision_id: str
     experiment_id: str
     arm: RoutedArm
@@ -93,7 +97,9 @@ class RouteResponse(_message.Message):
     stale_for: _duration_pb2.Duration
     shadow_arms: _containers.RepeatedCompositeFieldContainer[RoutedArm]
     allocation_index: int
-    def __init__(self, decision_id: _Optional[str] = ..., experiment_id: _Optional[str] = ..., arm: _Optional[_Union[RoutedArm, _Mapping]] = ..., propensity: _Optional[float] = ..., allocation: _Optional[_Iterable[_Union[_types_pb2.ArmProbability, _Mapping]]] = ..., policy_version: _Optional[int] = ..., reason: _Optional[_Union[Reason, str]] = ..., stale_for: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., shadow_arms: _Optional[_Iterable[_Union[RoutedArm, _Mapping]]] = ..., allocation_index: _Optional[int] = ...) -> None: ...
+    shadow_text: _types_pb2.TextMode
+    shadow_text_limit: int
+    def __init__(self, decision_id: _Optional[str] = ..., experiment_id: _Optional[str] = ..., arm: _Optional[_Union[RoutedArm, _Mapping]] = ..., propensity: _Optional[float] = ..., allocation: _Optional[_Iterable[_Union[_types_pb2.ArmProbability, _Mapping]]] = ..., policy_version: _Optional[int] = ..., reason: _Optional[_Union[Reason, str]] = ..., stale_for: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., shadow_arms: _Optional[_Iterable[_Union[RoutedArm, _Mapping]]] = ..., allocation_index: _Optional[int] = ..., shadow_text: _Optional[_Union[_types_pb2.TextMode, str]] = ..., shadow_text_limit: _Optional[int] = ...) -> None: ...
 
 class RoutedArm(_message.Message):
     __slots__ = ("arm_id", "model", "config")

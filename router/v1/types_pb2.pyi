@@ -13,6 +13,14 @@ class Role(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ROLE_UNSPECIFIED: _ClassVar[Role]
     ROLE_CONTROL: _ClassVar[Role]
     ROLE_CHALLENGER: _ClassVar[Role]
+    ROLE_SHADOW: _ClassVar[Role]
+
+class TextMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    TEXT_MODE_UNSPECIFIED: _ClassVar[TextMode]
+    TEXT_MODE_FULL: _ClassVar[TextMode]
+    TEXT_MODE_TRUNCATED: _ClassVar[TextMode]
+    TEXT_MODE_OFF: _ClassVar[TextMode]
 
 class ArmState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -33,6 +41,11 @@ class Signal(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
 ROLE_UNSPECIFIED: Role
 ROLE_CONTROL: Role
 ROLE_CHALLENGER: Role
+ROLE_SHADOW: Role
+TEXT_MODE_UNSPECIFIED: TextMode
+TEXT_MODE_FULL: TextMode
+TEXT_MODE_TRUNCATED: TextMode
+TEXT_MODE_OFF: TextMode
 ARM_STATE_UNSPECIFIED: ArmState
 ARM_STATE_ACTIVE: ArmState
 ARM_STATE_RETIRED: ArmState

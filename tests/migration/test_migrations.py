@@ -11,6 +11,10 @@ from router.storage.errors import StorageError
 from router.storage.migrate import migrate, migrations_directory, schema_state
 
 ANALYSTS_READ = {
+    "judge_runs",
+    "judgments",
+    "shadow_comparisons",
+    "shadow_spend",
     "allocations",
     "arm_metrics",
     "arms",
