@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,10 @@ from router.storage.migrate import migrate
 
 TEMPLATE = "template_migrated"
 StartRouter = Callable[..., Awaitable[Router]]
+
+# What a shell starts in the background ignores interrupts, and so would every process that a test starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _with_template(cluster: TestCluster) -> TestCluster:

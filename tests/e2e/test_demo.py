@@ -137,8 +137,6 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path: Path, number: signal.Signa
         command("--plain"),
         cwd=tmp_path,
         env=environment(tmp_path),
-        # Where the tests themselves run in the background, interrupts are ignored, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
