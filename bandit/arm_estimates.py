@@ -1,0 +1,95 @@
+"""What a log says of each arm: its raw mean beside the estimates that undo the allocation.
+
+Model
+    The value of arm k is that of the policy that always draws it. Each arm gets every estimator of `bandit.offpolicy`, so
+    that a reader sees where they part: raw from the others by adaptivity, ips from snips by the luck of the weights.
+
+Assumes
+    As `bandit.offpolicy`. Intervals are for one arm at one look. The arm that looks best looks better than it is.
+
+Source
+    That of `bandit.offpolicy`.
+
+Shapes
+    As in `bandit.logged`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from bandit.estimate import Estimate
+from bandit.logged import arm_indices, cluster_indices, numbers
+from bandit.offpolicy import adaptive_doubly_robust, doubly_robust, ips, raw_mean, running_means, snips
+from bandit.targets import fixed_arm
+
+
+@dataclass(frozen=True, slots=True)
+class ArmEstimates:
+    """The estimates of one arm; None where there is too little data."""
+
+    #: Index of the arm.
+    arm: int
+    #: Decisions for it.
+    decisions: int
+    #: Why there are no estimates, in words; empty if there are.
+    insufficient: str
+    #: Mean reward of its own decisions.
+    raw: Estimate | None = None
+    #: Inverse propensity weighting.
+    ips: Estimate | None = None
+    #: The same, self-normalised.
+    snips: Estimate | None = None
+    #: Doubly robust, with running means.
+    dr: Estimate | None = None
+    #: Doubly robust with evened out variances; None if no allocations were given.
+    adaptive: Estimate | None = None
+
+
+def estimate_arms(
+    rewards: ArrayLike,
+    arms: ArrayLike,
+    propensities: ArrayLike,
+    k: int,
+    clusters: ArrayLike | None = None,
+    allocations: ArrayLike | None = None,
+    *,
+    level: float = 0.95,
+) -> tuple[ArmEstimates, ...]:
+    """Return the estimates of each of `k` arms.
+
+    With `allocations`, the whole vectors (n, K) or (K,), there are adaptive ones too. An arm with decisions of fewer than 2
+    clusters is insufficient. Raises ValueError naming the argument, its value and the rule it breaks.
+    """
+    r = numbers("rewards", rewards)
+    a = arm_indices(arms, k, r.size)
+    groups = cluster_indices(clusters, r.size)[0]
+    q = running_means(r, a, k, clusters=groups)
+    found = []
+    for arm in range(k):
+        own = a == arm
+        decisions, independent = int(own.sum()), np.unique(groups[own]).size
+        if independent < 2:
+            why = f"arm {arm} has {decisions} decisions of {independent} clusters: it needs at least 2 that are independent"
+            found.append(ArmEstimates(arm, decisions, why))
+            continue
+        always = fixed_arm(arm, k)
+        adaptive = None
+        if allocations is not None:
+            adaptive = adaptive_doubly_robust(r, a, allocations, always, q, groups, level=level)
+        found.append(
+            ArmEstimates(
+                arm,
+                decisions,
+                "",
+                raw=raw_mean(r[own], groups[own], level=level),
+                ips=ips(r, propensities, own, groups, level=level),
+                snips=snips(r, propensities, own, groups, level=level),
+                dr=doubly_robust(r, a, propensities, always, q, groups, level=level),
+                adaptive=adaptive,
+            )
+        )
+    return tuple(found)
