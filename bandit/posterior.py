@@ -60,7 +60,7 @@ def compare(alpha: ArrayLike, beta: ArrayLike) -> Comparison:
     whose chance is below about 1e-12 may get exactly 0. Raises ValueError naming the argument, its value and
     the rule it breaks.
     """
-    a, b = _parameters(alpha, beta)
+    a, b = parameters(alpha, beta)
     points = quadrature.breakpoints(a, b)
     # Below the highest lower end the maximum has no mass, so an arm that ends there cannot be the best.
     lower, upper = float(points[:, 0].max()), float(points[:, -1].max())
@@ -107,7 +107,7 @@ def value_remaining(alpha: ArrayLike, beta: ArrayLike, q: float = 0.95) -> float
     for q up to 0.9999 and q - P(* is best) of at least 1e-5. Of leaders that tie within 1e-9 the lowest index
     counts. Raises ValueError naming the argument, its value and the rule it breaks.
     """
-    a, b = _parameters(alpha, beta)
+    a, b = parameters(alpha, beta)
     level = _fraction("q", q)
     probability = compare(a, b).probability_best
     star = int(np.flatnonzero(probability >= probability.max() - _TIE)[0])
@@ -154,7 +154,7 @@ def credible_interval(
     0 < level < 1. The mass of each tail is right to 1e-10. Raises ValueError naming the argument, its value
     and the rule it breaks.
     """
-    a, b = _parameters(alpha, beta)
+    a, b = parameters(alpha, beta)
     tail = 0.5 * (1.0 - _fraction("level", level))
     # The upper end is the mirror image of a lower one, so both tails keep their own digits.
     lower = expit(quadrature.lower_quantile(a, b, tail))
@@ -206,7 +206,7 @@ def _logit(log_x: NDArray[np.float64]) -> NDArray[np.float64]:
     return log_x - np.log(-np.expm1(log_x))
 
 
-def _parameters(alpha: ArrayLike, beta: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def parameters(alpha: ArrayLike, beta: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return alpha and beta as float64 vectors of one length, or raise ValueError."""
     a, b = _vector("alpha", alpha), _vector("beta", beta)
     if a.shape != b.shape:

@@ -133,7 +133,12 @@ def _deviance(offset: Array, minor: Array, total: Array) -> Array:
 
 def density(arms: Betas, y: Array) -> Array:
     """Return f of shape (K, N), relative error below 1e-10; `y` has shape (N,) or (K, N)."""
-    return np.exp(arms.log_height - _deviance(arms.sign * (y - arms.peak), arms.minor, arms.total))
+    return np.exp(log_density(arms, y))
+
+
+def log_density(arms: Betas, y: Array) -> Array:
+    """Return log f of shape (K, N), as far down as floats reach: about 1e-15 of its own size is rounding."""
+    return np.asarray(arms.log_height - _deviance(arms.sign * (y - arms.peak), arms.minor, arms.total))
 
 
 def _reach(drop: Array, toward: Array, away: Array) -> Array:
