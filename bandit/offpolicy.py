@@ -11,10 +11,10 @@ Model
     dr         mean of G_t,  G_t = sum_a pi_t(a) q_t(a) + w_t (r_t - q_t(A_t)): unbiased for any q_t made from earlier
                decisions; the better q, the less variance
     adaptive   sum h_t G_t / sum h_t,  h_t = (sum_a pi_t(a)^2 / p_t(a))^(-1/2): each term gets the same variance, up to
-               that of the rewards. Plain dr may not be normal where propensities move with the data; this one is
+               that of the rewards. Without that, dr need not tend to a normal law where propensities follow the data
 
-    Standard errors and intervals are those of `bandit.estimate`, for one look fixed beforehand; that of snips is by the delta
-    method. `bandit.sequences` has intervals that may be looked at all the time.
+    Standard errors and intervals are those of `bandit.estimate`, for one look fixed beforehand; snips by the delta method.
+    `bandit.sequences` has intervals that may be looked at all the time.
 
 Assumes
     Rewards of a decision depend on its own arm only. Clusters are independent, apart from what the learner made of them.

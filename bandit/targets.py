@@ -57,15 +57,16 @@ def with_floor(allocations: ArrayLike, floor: float, other: float) -> Vector:
     given = np.atleast_2d(np.asarray(allocations, dtype=np.float64))
     p = probability_table("allocations", given, given.shape[0])
     k = p.shape[1]
-    # Refuses floors that leave too little to the strategy, the old one as well as the new.
-    apply_floor(uniform(k), floor)
+    # Refuses floors that leave too little to the strategy.
+    for least in (floor, other):
+        apply_floor(uniform(k), least)
     strategy = (p - floor) / (1.0 - k * floor)
     below = np.argwhere(strategy < -_ROUNDING)
     if below.size:
         row, arm = below[0]
         raise ValueError(f"allocations[{row}, {arm}] is {p[row, arm]:.6g}: it must be at least the floor, {floor:g}")
     strategy = np.maximum(strategy, 0.0)
-    return apply_floor(strategy / strategy.sum(axis=1, keepdims=True), np.full(k, other)) if other else strategy
+    return np.asarray(other + (1.0 - k * other) * strategy / strategy.sum(axis=1, keepdims=True))
 
 
 def target_of(policy: ArrayLike, arms: ArrayLike) -> Vector:

@@ -1,0 +1,379 @@
+"""Estimators against hand computation, exact enumeration of an adaptive experiment, scipy, the jackknife; and bad input."""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from histories import histories
+from scipy import stats
+
+from bandit.arm_estimates import estimate_arms
+from bandit.estimate import Estimate
+from bandit.offpolicy import adaptive_doubly_robust, doubly_robust, ips, raw_mean, running_means, snips
+from bandit.rejection import ThompsonLearner, rejection_replay
+from bandit.targets import fixed_arm, target_of, uniform, with_floor
+
+REWARDS = [1.0, 0.0, 1.0, 1.0]
+ARMS = [0, 1, 0, 1]
+PROPENSITIES = [0.5, 0.5, 0.25, 0.8]
+#: Of a policy that draws arm 0 with probability 1/2, 1/4, 3/4, 1/5.
+TARGET = [0.5, 0.75, 0.75, 0.8]
+#: TARGET / PROPENSITIES
+WEIGHTS = [1.0, 1.5, 3.0, 1.0]
+
+
+def test_ips_by_hand() -> None:
+    found = ips(REWARDS, PROPENSITIES, TARGET)
+    # Terms 1, 0, 3, 1: mean 5/4, squared deviations (1 + 25 + 49 + 1) / 16 = 19/4, variance 19/12, of the mean 19/48.
+    assert found.value == pytest.approx(1.25)
+    assert found.stderr == pytest.approx(math.sqrt(19 / 48))
+    assert found.ess == pytest.approx(6.5**2 / (1 + 2.25 + 9 + 1))
+    # The quantile of Student's t with 3 degrees of freedom, from a table.
+    assert found.upper - found.value == pytest.approx(3.182446 * math.sqrt(19 / 48), rel=1e-6)
+    assert found.value - found.lower == pytest.approx(found.upper - found.value)
+    assert (found.n, found.clusters, found.clipped, found.level) == (4, 4, 0.0, 0.95)
+    assert found.interval == "Student t, 3 degrees of freedom, robust by decision, at one look"
+
+
+def test_snips_by_hand() -> None:
+    found = snips(REWARDS, PROPENSITIES, TARGET)
+    # 5 / 6.5 = 10/13. Influences w (r - 10/13): 3/13, -15/13, 9/13, 3/13; their squares add up to 324/169.
+    assert found.value == pytest.approx(10 / 13)
+    assert found.stderr == pytest.approx(math.sqrt(4 / 3 * 324 / 169) / 6.5)
+
+
+def test_doubly_robust_by_hand() -> None:
+    target = [[0.5, 0.5], [0.25, 0.75], [0.75, 0.25], [0.2, 0.8]]
+    q = [[0.5, 0.5], [1.0, 0.5], [1.0, 0.25], [0.75, 0.25]]
+    # Expected under the target: .5, .625, .8125, .35; corrections 1 x .5, 1.5 x -.5, 3 x 0, 1 x .75.
+    terms = [1.0, -0.125, 0.8125, 1.1]
+    found = doubly_robust(REWARDS, ARMS, PROPENSITIES, target, q)
+    assert found.value == pytest.approx(sum(terms) / 4)
+    assert found.stderr == pytest.approx(np.std(terms, ddof=1) / 2)
+
+
+def test_adaptive_weights_by_hand() -> None:
+    allocations = [[0.5, 0.5], [0.5, 0.5], [0.25, 0.75], [0.2, 0.8]]
+    # Always arm 0: h is the square root of its probability; terms q + 1{drawn} (r - q) / p with q = 1/2.
+    h = np.sqrt([0.5, 0.5, 0.25, 0.2])
+    terms = np.array([1.5, 0.5, 2.5, 0.5])
+    found = adaptive_doubly_robust(REWARDS, ARMS, allocations, [1, 0], [0.5, 0.5])
+    value = h @ terms / h.sum()
+    assert found.value == pytest.approx(value)
+    assert found.stderr == pytest.approx(math.sqrt(4 / 3 * (h**2 @ (terms - value) ** 2)) / h.sum())
+    # The weight that is left on decisions 0 and 2: sqrt(.5) / .5 and sqrt(.25) / .25.
+    assert found.ess == pytest.approx((math.sqrt(2) + 2) ** 2 / 6)
+
+
+def test_adaptive_weights_of_a_policy_that_mixes() -> None:
+    # h^-2 is the sum of pi^2 / p: 1/4 / (1/2) twice; 1/4 / (1/4) + 1/4 / (3/4).
+    allocations = [[0.5, 0.5], [0.25, 0.75]]
+    h = np.array([1.0, math.sqrt(3) / 2])
+    terms = np.array([1.0, 0.0])
+    found = adaptive_doubly_robust([1.0, 0.0], [0, 1], allocations, uniform(2), [0.0, 0.0])
+    assert found.value == pytest.approx(h @ terms / h.sum())
+
+
+def test_adaptive_is_plain_where_allocations_never_move() -> None:
+    rng = np.random.default_rng(1)
+    arms, rewards = rng.integers(0, 2, 50), rng.random(50)
+    q = running_means(rewards, arms, 2)
+    plain = doubly_robust(rewards, arms, 0.5, [0.3, 0.7], q)
+    evened = adaptive_doubly_robust(rewards, arms, [0.5, 0.5], [0.3, 0.7], q)
+    assert (evened.value, evened.stderr, evened.ess) == pytest.approx((plain.value, plain.stderr, plain.ess))
+
+
+def test_unbiased_under_adaptive_allocation_and_the_raw_mean_is_not() -> None:
+    """Exact expectations over all 1,024 histories of five decisions that learn."""
+    means = [Fraction(1, 2), Fraction(1, 3)]
+    total, expected, raw, tried = Fraction(0), np.zeros(4), 0.0, 0.0
+    for history in histories(means, 5):
+        probability = float(history.probability)
+        total += history.probability
+        arms, rewards = np.array(history.arms), np.array(history.rewards)
+        drawn = arms == 1
+        if drawn.any():
+            tried += probability
+            raw += probability * float(rewards[drawn].mean())
+            q = running_means(rewards, arms, 2)
+            fixed = target_of(fixed_arm(1, 2), arms)
+            expected[0] += probability * ips(rewards, history.propensities, fixed).value
+            expected[1] += probability * doubly_robust(rewards, arms, history.propensities, fixed_arm(1, 2), q).value
+        else:
+            # The estimators refuse an arm that was never tried; what they are made of has a value all the same.
+            expected[1] += probability * float(running_means(rewards, arms, 2)[:, 1].mean())
+        half = target_of(np.full((5, 2), 0.5), arms) if 0 < drawn.sum() < 5 else np.full(5, 0.5)
+        expected[2] += probability * ips(rewards, history.propensities, half).value
+        weights = half / np.array(history.propensities)
+        expected[3] += probability * float(weights.mean())
+    assert total == 1
+    assert expected == pytest.approx([1 / 3, 1 / 3, 5 / 12, 1.0], abs=1e-12)
+    assert raw / tried < 1 / 3 - 0.02
+
+
+def test_raw_mean_and_its_interval_are_those_of_scipy() -> None:
+    rewards = np.random.default_rng(2).random(17)
+    found = raw_mean(rewards, level=0.9)
+    interval = stats.ttest_1samp(rewards, 0.0).confidence_interval(0.9)
+    assert (found.value, found.lower, found.upper) == pytest.approx((rewards.mean(), interval.low, interval.high))
+    assert ips(rewards, 0.5, 0.5, level=0.9).lower == pytest.approx(interval.low)
+    assert found.ess == 17
+
+
+def estimators(rewards, arms, propensities, clusters=None, level=0.95) -> list[Estimate]:
+    """All of them, for the policy that draws arm 0 with probability .3."""
+    policy, q = [0.3, 0.7], np.tile([0.4, 0.6], (len(arms), 1))
+    allocations = np.where((np.asarray(arms) == 0)[:, None], np.stack([propensities, 1 - propensities], 1),
+                           np.stack([1 - propensities, propensities], 1))  # fmt: skip
+    return [
+        raw_mean(rewards, clusters, level=level),
+        ips(rewards, propensities, target_of(policy, arms), clusters, level=level),
+        snips(rewards, propensities, target_of(policy, arms), clusters, level=level),
+        doubly_robust(rewards, arms, propensities, policy, q, clusters, level=level),
+        adaptive_doubly_robust(rewards, arms, allocations, policy, q, clusters, level=level),
+    ]
+
+
+@pytest.fixture
+def log() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(3)
+    arms = np.r_[0, 1, rng.integers(0, 2, 198)]
+    return rng.random(200) ** (1 + arms), arms, rng.uniform(0.2, 0.8, 200)
+
+
+def test_decisions_repeated_within_a_cluster_add_nothing(log) -> None:
+    """The same log three times over, clustered by its decision: same value, standard error and interval."""
+    once = estimators(*log)
+    thrice = estimators(*(np.tile(x, 3) for x in log), clusters=[f"unit-{i % 200}" for i in range(600)])
+    for one, three in zip(once, thrice, strict=True):
+        assert (three.value, three.stderr, three.lower) == pytest.approx((one.value, one.stderr, one.lower))
+        assert (three.clusters, three.n) == (200, 600)
+        assert three.interval == "Student t, 199 degrees of freedom, robust by cluster, at one look"
+
+
+def test_the_delta_method_agrees_with_the_jackknife(log) -> None:
+    rewards, arms, propensities = log
+    target = target_of([0.3, 0.7], arms)
+    groups = np.arange(200) // 4
+    for clusters in (np.arange(200), groups):
+        labels = np.unique(clusters)
+        left_out = [snips(*(x[clusters != g] for x in (rewards, propensities, target))).value for g in labels]
+        n = len(labels)
+        jackknife = math.sqrt((n - 1) / n * np.sum((np.array(left_out) - np.mean(left_out)) ** 2))
+        assert snips(rewards, propensities, target, clusters).stderr == pytest.approx(jackknife, rel=0.03)
+
+
+def test_labels_do_not_matter_and_levels_nest(log) -> None:
+    named = estimators(*log, clusters=[f"u{i // 2}" for i in range(200)])
+    numbered = estimators(*log, clusters=np.arange(200) // 2)
+    assert [e.stderr for e in named] == pytest.approx([e.stderr for e in numbered], rel=1e-12)
+    for narrow, wide in zip(estimators(*log, level=0.8), estimators(*log, level=0.99), strict=True):
+        assert wide.lower < narrow.lower < narrow.value == wide.value < narrow.upper < wide.upper
+
+
+def test_alarms() -> None:
+    fine = ips(np.tile([0.0, 1.0], 50), 0.5, 0.5)
+    assert fine.warnings == ()
+    assert fine.ess == 100
+    # One weight of 100 and 99 of 1/2: ESS 149.5^2 / 10,024.75 = 2.2 of 100.
+    propensities, target = np.r_[0.01, np.full(99, 1.0)], np.r_[1.0, np.full(99, 0.5)]
+    found = ips(np.tile([0.0, 1.0], 50), propensities, target)
+    assert found.ess == pytest.approx(149.5**2 / 10_024.75)
+    assert "the effective sample size is 2.2 of 100 decisions, less than 10%" in found.warnings
+    assert "one decision has 66.9% of the weight, more than 5%" in found.warnings
+    # Exactly 5 % is not alarming.
+    assert not any("of the weight" in w for w in raw_mean(np.arange(20)).warnings)
+    assert not any("of the weight" in w for w in ips(np.arange(20), 0.5, 0.5).warnings)
+    few = raw_mean(np.arange(40), np.arange(40) // 10)
+    assert few.warnings == ("there are only 4 clusters: fewer than 30 make a rough standard error",)
+    (constant,) = raw_mean(np.ones(50)).warnings
+    assert constant.startswith("all terms are equal")
+
+
+def test_weights_that_do_not_average_one_are_alarming() -> None:
+    """Decisions of arm 1 lost after they were drawn: the policy draws it, and the log is of arm 0 alone."""
+    rng = np.random.default_rng(4)
+    arms = rng.integers(0, 2, 4000)
+    rewards = rng.random(4000)
+    kept = (arms == 0) | (rng.random(4000) < 0.3)
+    target = target_of([0.1, 0.9], arms)
+    assert ips(rewards, 0.5, target).warnings == ()
+    (alarm,) = ips(rewards[kept], 0.5, target[kept]).warnings
+    assert alarm.startswith("the weights average 0.")
+
+
+def test_clipping_is_said() -> None:
+    found = ips(REWARDS, PROPENSITIES, TARGET, clip=1.5)
+    # Weights 1, 1.5, 1.5, 1: terms 1, 0, 1.5, 1. One of four was cut; 1.5 itself was not.
+    assert found.value == pytest.approx(3.5 / 4)
+    assert found.clipped == 0.25
+    assert any(warning.startswith("clip 1.5 cut the weights of 25.00%") for warning in found.warnings)
+    assert snips(REWARDS, PROPENSITIES, TARGET, clip=1.5).value == pytest.approx(3.5 / 5)
+    high = ips(REWARDS, PROPENSITIES, TARGET, clip=1e9)
+    assert (high.clipped, high.value) == (0.0, 1.25)
+    assert not any("clip" in warning for warning in high.warnings)
+
+
+def test_running_means_know_earlier_decisions_only() -> None:
+    q = running_means([1.0, 0.5, 0.0, 1.0], [1, 1, 0, 1], 2, prior=(0.5, 2.0))
+    np.testing.assert_allclose(q, [[0.5, 0.5], [0.5, 2 / 3], [0.5, 2.5 / 4], [1 / 3, 2.5 / 4]])
+    changed = running_means([1.0, 0.5, 0.0, 0.0], [1, 1, 0, 0], 2, prior=(0.5, 2.0))
+    np.testing.assert_array_equal(changed, q)
+
+
+def test_running_means_stand_still_within_a_unit() -> None:
+    q = running_means([1.0, 1.0, 0.0, 0.0], [0, 0, 0, 1], 2, clusters=["a", "b", "a", "c"])
+    np.testing.assert_allclose(q[:, 0], [0.5, 0.75, 0.5, 2.5 / 4])
+
+
+def test_targets() -> None:
+    np.testing.assert_allclose(uniform(4), [0.25] * 4)
+    assert fixed_arm(1, 3).tolist() == [0.0, 1.0, 0.0]
+    assert target_of([0.3, 0.7], [0, 1, 1]).tolist() == [0.3, 0.7, 0.7]
+    assert target_of([[0.3, 0.7], [0.6, 0.4]], [1, 0]).tolist() == [0.7, 0.6]
+    # .01 + .98 x (.7, .3) with a floor of .1 instead: .1 + .8 x (.7, .3).
+    np.testing.assert_allclose(with_floor([[0.696, 0.304], [0.01, 0.99]], 0.01, 0.1), [[0.66, 0.34], [0.1, 0.9]])
+    np.testing.assert_allclose(with_floor([[0.696, 0.304]], 0.01, 0.0), [[0.7, 0.3]])
+
+
+class Always:
+    """Draws one arm and remembers what it was told."""
+
+    def __init__(self, policy: list[float]) -> None:
+        self.policy, self.told = np.array(policy), []
+
+    def allocate(self) -> np.ndarray:
+        return self.policy
+
+    def update(self, arm: int, reward: float) -> None:
+        self.told.append((arm, reward))
+
+
+def test_replay_of_a_deterministic_learner_keeps_the_matches() -> None:
+    rng = np.random.default_rng(5)
+    arms, rewards = rng.integers(0, 3, 900), rng.random(900)
+    learner = Always([0.0, 1.0, 0.0])
+    found = rejection_replay(rewards, arms, uniform(3), learner, np.random.default_rng(0))
+    matches = rewards[arms == 1]
+    assert found.accepted == len(matches)
+    assert found.value == pytest.approx(matches.mean())
+    assert found.stderr == pytest.approx(matches.std(ddof=1) / math.sqrt(len(matches)))
+    assert learner.told == [(1, r) for r in matches]
+    assert (found.drawn, found.n, found.warnings) == ((0, len(matches), 0), 900, ())
+
+
+def test_replay_of_the_same_policy_keeps_everything() -> None:
+    allocations = np.random.default_rng(6).dirichlet([1, 1, 1], 200)
+    arms = [int(np.random.default_rng(i).choice(3, p=p)) for i, p in enumerate(allocations)]
+
+    class Same(Always):
+        def allocate(self) -> np.ndarray:
+            return allocations[len(self.told)]
+
+    assert rejection_replay(np.arange(200), arms, allocations, Same([]), np.random.default_rng(0)).accepted == 200
+
+
+def test_replay_says_when_little_was_accepted() -> None:
+    arms, rewards = np.tile([0, 1], 50), np.tile([0.0, 1.0, 1.0, 1.0], 25)
+    found = rejection_replay(rewards, arms, uniform(2), Always([1.0, 0.0]), np.random.default_rng(0))
+    assert found.warnings == ("only 50 of 100 decisions were accepted: a run that short says little about the learner",)
+    with pytest.raises(ValueError, match="0 of 100 decisions were accepted: at least 2 are needed; arm 2 had probability 0"):
+        rejection_replay(rewards, arms, [0.5, 0.5, 0.0], Always([0.0, 0.0, 1.0]), np.random.default_rng(0))
+
+
+def test_thompson_learner_follows_prior_floor_and_discount() -> None:
+    learner = ThompsonLearner(2, prior=(1.0, 1.0), floor=0.1, discount=0.5)
+    assert learner.allocate() == pytest.approx([0.5, 0.5])
+    learner.update(0, 1.0)
+    # P(Beta(2, 1) > U) = 2/3; after another success the first counts half: Beta(2.5, 1), 2.5 / 3.5.
+    assert learner.allocate() == pytest.approx([0.1 + 0.8 * 2 / 3, 0.1 + 0.8 / 3], abs=1e-7)
+    learner.update(0, 1.0)
+    assert learner.allocate()[0] == pytest.approx(0.1 + 0.8 * 2.5 / 3.5, abs=1e-7)
+    slow = ThompsonLearner(2, every=2)
+    slow.update(0, 1.0)
+    assert slow.allocate() == pytest.approx([0.5, 0.5])
+    slow.update(1, 0.0)
+    assert slow.allocate()[0] > 0.7
+
+
+def test_every_arm_side_by_side() -> None:
+    rng = np.random.default_rng(7)
+    arms = np.r_[rng.integers(0, 2, 300), 2]
+    rewards = rng.random(301)
+    first, _, third, fourth = estimate_arms(rewards, arms, 0.25, 4, allocations=uniform(4))
+    always = target_of(fixed_arm(0, 4), arms)
+    assert first.decisions == int((arms == 0).sum())
+    assert first.raw == raw_mean(rewards[arms == 0])
+    assert first.ips == ips(rewards, 0.25, always)
+    assert first.snips == snips(rewards, 0.25, always)
+    assert first.snips.value == pytest.approx(first.raw.value)
+    assert first.dr == doubly_robust(rewards, arms, 0.25, fixed_arm(0, 4), running_means(rewards, arms, 4))
+    assert first.adaptive is not None
+    assert estimate_arms(rewards, arms, 0.25, 3)[0].adaptive is None
+    for found, decisions in ((third, 1), (fourth, 0)):
+        assert found.raw is found.ips is found.snips is found.dr is found.adaptive is None
+        assert f"has {decisions} decisions of {decisions} clusters" in found.insufficient
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ips(REWARDS, None, TARGET), "propensities is None: without the probability"),
+        (lambda: ips(REWARDS, [0.5, 0.0, 0.5, 0.5], TARGET), r"propensities\[1\] is 0\.0: an arm that was drawn"),
+        (lambda: ips(REWARDS, [0.5, NAN, 0.5, 0.5], TARGET), r"propensities\[1\] is nan: every entry must be a finite"),
+        (lambda: ips(REWARDS, 1.5, TARGET), r"propensities\[0\] is 1\.5"),
+        (lambda: ips([], [], []), "rewards is empty: there is no decision"),
+        (lambda: raw_mean([]), "rewards is empty"),
+        (lambda: raw_mean(None), "rewards is None"),
+        (lambda: raw_mean([0.5]), "there is 1 decision: a standard error needs at least 2"),
+        (lambda: raw_mean([0.5, 1.0], ["a", "a"]), "there is 1 cluster"),
+        (lambda: snips([1.0, NAN], 0.5, 0.5), r"rewards\[1\] is nan"),
+        (lambda: snips([1.0, "x"], 0.5, 0.5), "rewards is not made of numbers"),
+        (lambda: snips(REWARDS, 0.5, [0.5, 0.5]), "target has 2 entries for 4 decisions"),
+        (lambda: snips(REWARDS, 0.5, 1.5), r"target\[0\] is 1\.5: every entry must be from 0 to 1"),
+        (lambda: snips(REWARDS, 0.5, 0.0), "target is 0 for every decision: the policy draws only arms that the log never"),
+        (lambda: ips(REWARDS, 0.5, 0.5, clip=0.0), "clip is 0.0"),
+        (lambda: ips(REWARDS, 0.5, 0.5, level=1.0), "level is 1.0"),
+        (lambda: ips(REWARDS, 0.5, 0.5, [1, 2]), r"clusters has shape \(2,\)"),
+        (lambda: ips(REWARDS, 0.5, 0.5, [1.0, 2.0, NAN, 3.0]), "clusters holds a label that is not finite"),
+        (lambda: ips(REWARDS, 0.5, 0.5, ["a", "b", None, "c"]), "clusters holds labels of different kinds"),
+        (lambda: target_of([0.5, 0.3, 0.2], ARMS), "arm 2 was never tried in 4 decisions"),
+        (lambda: target_of([0.5, 0.6], ARMS), r"policy\[0\] adds up to 1\.1"),
+        (lambda: target_of([1.5, -0.5], ARMS), r"policy\[0, 0\] is 1\.5"),
+        (lambda: target_of([0.5, 0.5], [0, 2]), r"arms\[1\] is 2: it must be the index of an arm"),
+        (lambda: target_of([0.5, 0.5], [0, 0.5]), r"arms\[1\] is 0\.5"),
+        (lambda: doubly_robust(REWARDS, ARMS, 0.5, fixed_arm(2, 3), [0, 0, 0]), "arm 2 was never tried"),
+        (lambda: doubly_robust(REWARDS, ARMS, 0.5, [0.5, 0.5], [0, NAN]), r"q\[0, 1\] is nan"),
+        (lambda: doubly_robust(REWARDS, ARMS, 0.5, [0.5, 0.5], [[0, 0]] * 3), r"q has shape \(3, 2\)"),
+        (lambda: doubly_robust(REWARDS, ARMS, None, [0.5, 0.5], [0, 0]), "propensities is None"),
+        (lambda: adaptive_doubly_robust(REWARDS, ARMS, None, [0.5, 0.5], [0, 0]), "allocations is None"),
+        (
+            lambda: adaptive_doubly_robust(REWARDS, ARMS, [[0.5, 0.5], [0, 1], [1, 0], [0.5, 0.5]], [0.5, 0.5], [0, 0]),
+            r"allocations\[1, 0\] is 0: decision 1 could not draw arm 0",
+        ),
+        (lambda: running_means(REWARDS, ARMS, 2, prior=(0.5, 0.0)), "prior is"),
+        (lambda: fixed_arm(2, 2), "arm is 2"),
+        (lambda: uniform(0), "k is 0"),
+        (lambda: with_floor([[0.005, 0.995]], 0.01, 0.1), r"allocations\[0, 0\] is 0\.005: it must be at least the floor"),
+        (lambda: with_floor([[0.5, 0.5]], 0.3, 0.1), "floors must be"),
+        (lambda: with_floor([[0.5, 0.5]], 0.1, 0.3), "floors must be"),
+        (
+            lambda: rejection_replay(REWARDS, ARMS, [1.0, 0.0], Always([1.0, 0.0]), np.random.default_rng(0)),
+            r"allocations\[1, 1\] is 0: decision 1 drew arm 1",
+        ),
+        (
+            lambda: rejection_replay(REWARDS, ARMS, [0.5, 0.5], Always([0.5, 0.6]), np.random.default_rng(0)),
+            "the learner allocated",
+        ),
+        (lambda: ThompsonLearner(2, discount=0.0), "discount is 0.0"),
+        (lambda: ThompsonLearner(0), "k is 0"),
+        (lambda: estimate_arms([], [], [], 2), "rewards is empty"),
+    ],
+)
+def test_bad_input_is_named(call, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
