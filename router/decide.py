@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from bandit.allocation import draw
-from bandit.assignment import bucket, keyed_number, rendezvous
+from bandit.assignment import bucket, keyed_number, rendezvous, unit_number
 from bandit.turns import turn_arm
-from router.asked import choice_for, eligible_positions, is_held_out, position_of, running, turn_number
+from router.asked import choice_for, eligible_positions, forced_position, is_held_out, serving, turn_number
 from router.errors import InvalidArgumentError, ResourceExhaustedError
 from router.journal import Journal
 from router.policy import Choice, Policy, freeze
@@ -73,6 +73,7 @@ class Decider:
         self._journal = journal
         self._clock_us = clock_us
         self._rng = rng
+        self._budgets = registry.budgets
         self._replies: OrderedDict[tuple[int, str], _Remembered] = OrderedDict()
         self._replies_bytes = 0
         #: By incarnation: a policy version and its choice of the control alone.
@@ -87,7 +88,7 @@ class Decider:
         entry = self._registry.current(request.experiment_id)
         if entry is None or entry.policy is None:
             entry = await self._registry.routable(request.experiment_id)
-        policy = running(entry)
+        policy = serving(entry)
         incarnation = policy.definition.incarnation
         self._registry.touch(incarnation)
         if request.request_id:
@@ -139,9 +140,9 @@ class Decider:
             self._replies_bytes -= oldest.size
 
     async def _pick(self, policy: Policy, choice: Choice, request: routing_pb2.RouteRequest) -> _Pick:
-        if request.force_arm_id:
-            position = position_of(policy, request.force_arm_id, "force_arm_id")
-            return _Pick(position, 1.0, routing_pb2.REASON_FORCED)
+        forced = forced_position(policy, request)
+        if forced is not None:
+            return _Pick(forced, 1.0, routing_pb2.REASON_FORCED)
         assignment = policy.definition.rules.assignment
         if assignment == "per_request":
             position = draw(choice.sums, self._uniform(policy, request))
@@ -229,10 +230,11 @@ class Decider:
         position, propensity, reason = pick
         definition = policy.definition
         hash_id = self._codec.hash_id
+        key = self._decision_key(policy, request, pick) if request.request_id else self._new_key(now_us)
         decision_id, raw = self._codec.mint(
             DecisionToken(
                 definition.incarnation,
-                self._decision_key(policy, request, pick) if request.request_id else self._new_key(now_us),
+                key,
                 policy.arms[position].number,
                 definition.reward_rule_version,
                 reason not in _NOT_LEARNED,
@@ -252,7 +254,17 @@ class Decider:
             stale = routing_pb2.RouteResponse()
             stale.stale_for.FromMicroseconds(int(stale_for_s * 1e6))
             reply += stale.SerializeToString()
+        elif policy.mirror_rate > 0.0 and self._is_mirrored(policy, reason, key, now_us):
+            reply += policy.mirrored
         return Decision(reply, choice, number)
+
+    def _is_mirrored(self, policy: Policy, reason: routing_pb2.Reason, key: bytes, now_us: int) -> bool:
+        """Whether a decision is among the share that is mirrored, by a hash of its key, and the budget permits it."""
+        if reason == routing_pb2.REASON_FORCED:
+            return False
+        definition = policy.definition
+        chosen = policy.mirror_rate >= 1.0 or is_mirrored(definition.experiment_id, key, policy.mirror_rate)
+        return chosen and self._budgets.permits(definition, now_us)
 
     def _uniform(self, policy: Policy, request: routing_pb2.RouteRequest) -> float:
         """One number in [0, 1): the same for the same request id on every replica."""
@@ -281,6 +293,11 @@ class Decider:
         return bytes(key)
 
 
+def is_mirrored(experiment_id: str, decision_key: bytes, rate: float) -> bool:
+    """Return whether a decision belongs to the share `rate` that is mirrored, whichever replica asks."""
+    return unit_number("shadow", experiment_id, decision_key.hex()) < rate
+
+
 def hashed(policy: Policy, choice: Choice, unit_id: str) -> int:
     """Return the position of the unit's arm by its hash: its bucket where there is a table, else rendezvous."""
     experiment_id = policy.definition.experiment_id
@@ -294,4 +311,4 @@ def hashed(policy: Policy, choice: Choice, unit_id: str) -> int:
 
 
 def _asked_for(request: routing_pb2.RouteRequest) -> tuple[str, ...]:
-    return (request.force_arm_id, *request.eligible_arm_ids)
+    return ("" if not request.force_control else "force_control", request.force_arm_id, *request.eligible_arm_ids)

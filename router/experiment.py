@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from bandit.allocation import AllocationRule
 from bandit.ramp import Ramp
 from bandit.ramp_state import RampState
 from bandit.reward import Signal
+
+#: The states in which Route answers.
+SERVING: Final = ("running", "shadow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +107,10 @@ class Rules:
     #: By arm id, the priors of arms that have one of their own.
     priors: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
+    def prior_of(self, arm: Arm) -> tuple[float, float]:
+        """Return (alpha, beta) of an arm's prior."""
+        return self.priors.get(arm.arm_id, self.prior)
+
 
 @dataclass(frozen=True, slots=True)
 class Definition:
@@ -145,6 +152,11 @@ class Definition:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "arm_ids", {arm.number: arm.arm_id for arm in self.arms})
+
+    @property
+    def serves(self) -> bool:
+        """Whether Route answers."""
+        return self.state in SERVING
 
     @property
     def active_arms(self) -> tuple[Arm, ...]:

@@ -4,7 +4,8 @@ The rules of single fields (ranges, lengths, charsets) are declared in the proto
 applies them to each definition it gets, the loader of experiment files to each file: both give the same answer.
 
 Assumes
-    Every arm of a definition is active: an arm's `state` and `version` are output only, so they are not read.
+    Every arm of a definition is active: an arm's `state` and `version` are output only, so they are not read. Arms of role
+    shadow do not compete: caps, floors, weights, turns and ramps are of the others.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Final
 
 from router.field_problems import FieldProblem, Steps, did_you_mean
 from router.ramp_rules import challenger_of, ramp_problems
+from router.shadow_rules import challengers, competing, shadow_problems
 from router.v1 import types_pb2 as types
 from router.v1.experiments_pb2 import AllocationRule, AssignmentRule, Experiment, RewardRule
 
@@ -58,6 +60,7 @@ def cross_field_problems(experiment: Experiment) -> list[FieldProblem]:
         *_arm_problems(experiment),
         *_floor_problems(experiment),
         *_weight_problems(experiment),
+        *_prior_problems(experiment),
         *_assignment_problems(experiment),
         *_holdout_problems(experiment),
         *_interleaving_problems(experiment),
@@ -65,6 +68,7 @@ def cross_field_problems(experiment: Experiment) -> list[FieldProblem]:
         *_maturing_problems(experiment.reward_rule),
         *ramp_problems(experiment),
         *_ramp_weight_problems(experiment),
+        *shadow_problems(experiment),
     ]
 
 
@@ -74,8 +78,9 @@ def _arm_problems(experiment: Experiment) -> Iterable[FieldProblem]:
         yield FieldProblem(("arms",), "no arm is left to serve", "keep one, or conclude the experiment")
     if len(arms) > MAX_ARMS:
         yield FieldProblem(("arms",), f"there are {len(arms)} arms, at most {MAX_ARMS} can compete")
-    total = sum(arm.cap if arm.HasField("cap") else DEFAULT_CAP for arm in arms)
-    if arms and total < 1 - TOLERANCE:
+    caps = [arm.cap if arm.HasField("cap") else DEFAULT_CAP for arm in competing(experiment)]
+    total = sum(caps)
+    if caps and total < 1 - TOLERANCE:
         message = f"the caps add up to {total:.6g}, which leaves some traffic without an arm"
         yield FieldProblem(("arms",), message, "raise a cap, or leave one out: it is then 1")
     seen: set[str] = set()
@@ -92,7 +97,7 @@ def _arm_problems(experiment: Experiment) -> Iterable[FieldProblem]:
 
 
 def _floor_problems(experiment: Experiment) -> Iterable[FieldProblem]:
-    count, least = len(experiment.arms), floor(experiment)
+    count, least = len(competing(experiment)), floor(experiment)
     # With half of all traffic spread evenly, what was learned would decide less than chance does.
     if count * least >= 0.5 - TOLERANCE:
         message = f"{count} arms with a floor of {least:g} take {count * least:.6g} of all traffic, the limit is 0.5"
@@ -109,13 +114,33 @@ def _weight_problems(experiment: Experiment) -> Iterable[FieldProblem]:
     if not weights:
         yield FieldProblem(path, "a fixed allocation needs the weight of each arm")
         return
-    arm_ids = [arm.arm_id for arm in experiment.arms]
-    for arm_id in sorted(set(weights) - set(arm_ids)):
-        yield FieldProblem((*path, arm_id), "no arm has this id", did_you_mean(arm_id, arm_ids))
+    yield from _unknown(experiment, path, weights)
     total = sum(weights.values())
     # Written so that a total that is not a number is refused too.
     if not abs(total - 1) <= TOLERANCE:
         yield FieldProblem(path, f"the weights add up to {total:.12g}, they must add up to 1")
+
+
+def _prior_problems(experiment: Experiment) -> Iterable[FieldProblem]:
+    path: Steps = ("allocation", "priors")
+    priors = experiment.allocation.priors
+    if priors and allocation_kind(experiment) != AllocationRule.KIND_THOMPSON:
+        yield FieldProblem(path, "only a thompson allocation looks at priors", "use kind: thompson, or leave them out")
+        return
+    yield from _unknown(experiment, path, priors)
+    arms = {arm.arm_id: arm for arm in experiment.arms}
+    for arm_id in sorted(priors):
+        if arm_id in arms and arms[arm_id].role == types.ROLE_SHADOW:
+            message = "a shadow arm is not learned about, and so has no prior"
+            yield FieldProblem((*path, arm_id), message, "give it one when it is a challenger")
+
+
+def _unknown(experiment: Experiment, path: Steps, given: Iterable[str]) -> Iterable[FieldProblem]:
+    """Ids that no arm has; what a shadow arm may not have is another rule's."""
+    every = {arm.arm_id for arm in experiment.arms}
+    known = [arm.arm_id for arm in competing(experiment)]
+    for arm_id in sorted(set(given) - every):
+        yield FieldProblem((*path, arm_id), "no arm has this id", did_you_mean(arm_id, known))
 
 
 def _assignment_problems(experiment: Experiment) -> Iterable[FieldProblem]:
@@ -153,11 +178,11 @@ def _interleaving_problems(experiment: Experiment) -> Iterable[FieldProblem]:
     if experiment.HasField("ramp"):
         message = "a ramp limits the challenger's share, an interleaved assignment gives every arm the same"
         yield FieldProblem(("ramp",), message, "let the challenger in first, then interleave")
-    count = len(experiment.arms)
+    count = len(competing(experiment))
     if count == 1:
         yield FieldProblem(at, "an interleaved assignment compares arms, and there is only one")
     for i, arm in enumerate(experiment.arms):
-        if arm.HasField("cap") and arm.cap < 1 / count - TOLERANCE:
+        if count and arm.HasField("cap") and arm.cap < 1 / count - TOLERANCE:
             message = f"an interleaved assignment gives each of {count} arms {1 / count:.4g} of the turns"
             yield FieldProblem(("arms", i, "cap"), message, "leave the cap out")
 
@@ -192,9 +217,8 @@ def _maturing_problems(rule: RewardRule) -> Iterable[FieldProblem]:
 def _ramp_weight_problems(experiment: Experiment) -> Iterable[FieldProblem]:
     if not experiment.HasField("ramp") or allocation_kind(experiment) != AllocationRule.KIND_FIXED:
         return
-    arms = experiment.arms
-    challenger = challenger_of(experiment.ramp, [arm.arm_id for arm in arms if arm.role != types.ROLE_CONTROL])
-    known = any(arm.arm_id == challenger for arm in arms)
+    challenger = challenger_of(experiment.ramp, challengers(experiment))
+    known = any(arm.arm_id == challenger for arm in competing(experiment))
     if known and experiment.allocation.weights and not experiment.allocation.weights.get(challenger, 0.0):
         message = f"{challenger!r} is what the ramp lets in, and it would get nothing: its weight is 0"
         yield FieldProblem(("allocation", "weights"), message, "give it the weight that it has once it is promoted")

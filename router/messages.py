@@ -16,6 +16,7 @@ from bandit.ramp_state import OPEN
 from router.errors import FieldViolation, InvalidArgumentError
 from router.experiment import Arm, Definition, NewArm, NewDefinition
 from router.experiment_rules import cross_field_problems
+from router.shadow_rules import challengers
 from router.v1 import experiments_pb2, types_pb2
 
 _NO_DURATION = "must have nanos below 1,000,000,000, of the same sign as seconds"
@@ -26,6 +27,7 @@ _RETIRED_SHOWN = 100
 _NUL = "holds a NUL character, which Postgres cannot store"
 _STATES = {
     "draft": experiments_pb2.STATE_DRAFT,
+    "shadow": experiments_pb2.STATE_SHADOW,
     "running": experiments_pb2.STATE_RUNNING,
     "paused": experiments_pb2.STATE_PAUSED,
     "concluded": experiments_pb2.STATE_CONCLUDED,
@@ -39,7 +41,7 @@ def new_definition(experiment: experiments_pb2.Experiment) -> NewDefinition:
 
     Raises InvalidArgumentError with reason INVALID_EXPERIMENT naming each field and rule.
     """
-    experiment = _without_retired_arms(experiment)
+    experiment = without_retired_arms(experiment)
     violations = [
         FieldViolation(f"experiment.{problem.path}", f"{problem.message}{f' ({problem.hint})' if problem.hint else ''}")
         for problem in cross_field_problems(experiment)
@@ -72,6 +74,7 @@ def new_definition(experiment: experiments_pb2.Experiment) -> NewDefinition:
                 config=MessageToDict(arm.config),
                 cap=arm.cap if arm.HasField("cap") else None,
                 cost_usd=arm.cost_usd if arm.HasField("cost_usd") else None,
+                is_shadow=arm.role == types_pb2.ROLE_SHADOW,
             )
             for arm in experiment.arms
         ),
@@ -79,6 +82,7 @@ def new_definition(experiment: experiments_pb2.Experiment) -> NewDefinition:
         assignment=_stored(experiment.assignment),
         reward_rule=_stored(experiment.reward_rule),
         ramp=_stored(_named(experiment)),
+        shadow=_stored(experiment.shadow),
     )
 
 
@@ -86,11 +90,12 @@ def _named(experiment: experiments_pb2.Experiment) -> experiments_pb2.RampRule:
     """Return the ramp; one that is all defaults names its challenger, since as stored it must differ from no ramp."""
     if not experiment.HasField("ramp") or experiment.ramp.ByteSize():
         return experiment.ramp
-    (challenger,) = (arm.arm_id for arm in experiment.arms if arm.role != types_pb2.ROLE_CONTROL)
+    (challenger,) = challengers(experiment)
     return experiments_pb2.RampRule(challenger_arm_id=challenger)
 
 
-def _without_retired_arms(experiment: experiments_pb2.Experiment) -> experiments_pb2.Experiment:
+def without_retired_arms(experiment: experiments_pb2.Experiment) -> experiments_pb2.Experiment:
+    """Return an experiment with those of its arms that its owner defines now."""
     if all(arm.state != types_pb2.ARM_STATE_RETIRED for arm in experiment.arms):
         return experiment
     kept = experiments_pb2.Experiment()
@@ -118,6 +123,8 @@ def experiment_message(definition: Definition, policy_version: int) -> experimen
         ParseDict(dict(definition.reward_rule), message.reward_rule)
     if definition.ramp:
         ParseDict(dict(definition.ramp), message.ramp)
+    if definition.shadow:
+        ParseDict(dict(definition.shadow), message.shadow)
     if definition.ramp_state is not None:
         message.ramp_status.CopyFrom(_ramp_status(definition))
     message.create_time.FromDatetime(definition.created_at)
@@ -127,14 +134,14 @@ def experiment_message(definition: Definition, policy_version: int) -> experimen
 
 def _shown(definition: Definition) -> list[Arm]:
     retired = sorted((arm for arm in definition.arms if not arm.active), key=lambda arm: arm.number)
-    return [*definition.active_arms, *retired[-_RETIRED_SHOWN:]]
+    return [*(arm for arm in definition.arms if arm.active), *retired[-_RETIRED_SHOWN:]]
 
 
 def _arm_message(arm: Arm) -> types_pb2.Arm:
     message = types_pb2.Arm(
         arm_id=arm.arm_id,
         model=arm.model,
-        role=types_pb2.ROLE_CONTROL if arm.is_control else types_pb2.ROLE_CHALLENGER,
+        role=_role(arm),
         family=arm.family,
         cap=arm.cap,
         cost_usd=arm.cost_usd,
@@ -144,6 +151,12 @@ def _arm_message(arm: Arm) -> types_pb2.Arm:
     if arm.config:
         message.config.update(dict(arm.config))
     return message
+
+
+def _role(arm: Arm) -> types_pb2.Role:
+    if arm.is_shadow:
+        return types_pb2.ROLE_SHADOW
+    return types_pb2.ROLE_CONTROL if arm.is_control else types_pb2.ROLE_CHALLENGER
 
 
 def _ramp_status(definition: Definition) -> experiments_pb2.RampStatus:
@@ -244,6 +257,7 @@ def _stored(
     | experiments_pb2.AssignmentRule
     | experiments_pb2.RewardRule
     | experiments_pb2.RampRule
+    | experiments_pb2.ShadowRule
     | experiments_pb2.RampAssessment,
 ) -> dict[str, Any]:
     # Through JSON, so that what is compared with the stored document has its types.

@@ -75,6 +75,10 @@ class Policy:
     everyone: Choice | None
     #: Choices of eligible subsets, made on first use.
     subsets: dict[tuple[int, ...], Choice] = field(default_factory=dict)
+    #: The share of decisions that is mirrored; 0 where there is no arm to mirror to.
+    mirror_rate: float = 0.0
+    #: A serialized RouteResponse that holds the arms to mirror to and how much text is wanted, and nothing else.
+    mirrored: bytes = b""
 
     def choice(self, eligible: tuple[int, ...] | None) -> Choice:
         """Return the allocation for `eligible`, sorted positions; None means every active arm.
@@ -125,7 +129,24 @@ def freeze(incarnation: int, policy_version: int, arms: tuple[Arm, ...], p: Vect
     return Choice(name.digest(), p, cumulative(p), exact, in_reply, in_batch)
 
 
-def rules_in_force(rules: Rules, active_arms: Sequence[Arm], state: RampState | None) -> Rules:
+def rules_in_force(rules: Rules, active_arms: Sequence[Arm], state: RampState | None, experiment_state: str) -> Rules:
+    """Return the rules as the state of the experiment, or of its ramp, limits them.
+
+    In state shadow the control answers alone, without anything of the unit: all else is put off until the experiment runs.
+    """
+    if experiment_state == "shadow":
+        return _control_alone(rules)
+    return limited_rules(rules, active_arms, state)
+
+
+def _control_alone(rules: Rules) -> Rules:
+    control = rules.allocation.control
+    alone = tuple(float(i == control) for i in range(len(rules.allocation.caps)))
+    only = AllocationRule(AllocationKind.FIXED, 0.0, alone, control, alone)
+    return replace(rules, allocation=only, assignment="per_request", holdout=0.0)
+
+
+def limited_rules(rules: Rules, active_arms: Sequence[Arm], state: RampState | None) -> Rules:
     """Return the rules as a ramp in this state limits them; one that has not begun limits as its first stage does.
 
     While the ramp is open units are hashed, also where their arms are stored: what a unit drew while the challenger had
@@ -156,11 +177,12 @@ def compile_policy(
     arms = definition.active_arms
     rules = definition.rules
     none = Evidence()
-    posteriors = [evidence.get(arm.number, none).posterior(*rules.prior) for arm in arms]
+    posteriors = [evidence.get(arm.number, none).posterior(*rules.prior_of(arm)) for arm in arms]
     alpha = np.array([alpha for alpha, _ in posteriors])
     beta = np.array([beta for _, beta in posteriors])
     alpha.setflags(write=False)
     beta.setflags(write=False)
+    same = previous is not None and previous.definition is definition
     try:
         p = allocation_of(rules.allocation, alpha, beta, definition.bucket_table, arms)
         everyone = freeze(definition.incarnation, policy_version, arms, p, exact=True)
@@ -170,11 +192,7 @@ def compile_policy(
         definition=definition,
         policy_version=policy_version,
         arms=arms,
-        replies=(
-            previous.replies
-            if previous is not None and previous.definition is definition
-            else tuple(_reply(definition, arm) for arm in arms)
-        ),
+        replies=previous.replies if previous is not None and same else tuple(_reply(definition, arm) for arm in arms),
         reasons=tuple(
             routing_pb2.RouteResponse(policy_version=policy_version, reason=name).SerializeToString()
             for name in routing_pb2.Reason.DESCRIPTOR.values_by_name
@@ -184,6 +202,8 @@ def compile_policy(
         alpha=alpha,
         beta=beta,
         everyone=everyone,
+        mirror_rate=rules.shadow.rate if rules.shadow is not None and definition.mirrored_arms else 0.0,
+        mirrored=previous.mirrored if previous is not None and same else _mirrored(definition),
     )
 
 
@@ -197,8 +217,24 @@ def allocation_of(
 
 
 def _reply(definition: Definition, arm: Arm) -> bytes:
-    message = routing_pb2.RouteResponse(experiment_id=definition.experiment_id)
-    message.arm.arm_id, message.arm.model = arm.arm_id, arm.model
-    if arm.config:
-        message.arm.config.update(dict(arm.config))
+    message = routing_pb2.RouteResponse(experiment_id=definition.experiment_id, arm=_routed(arm))
     return message.SerializeToString()
+
+
+def _mirrored(definition: Definition) -> bytes:
+    rule = definition.rules.shadow
+    if rule is None:
+        return b""
+    message = routing_pb2.RouteResponse(
+        shadow_arms=map(_routed, definition.mirrored_arms), shadow_text=f"TEXT_MODE_{rule.text.upper()}"
+    )
+    if rule.text == "truncated":
+        message.shadow_text_limit = rule.text_limit
+    return message.SerializeToString()
+
+
+def _routed(arm: Arm) -> routing_pb2.RoutedArm:
+    message = routing_pb2.RoutedArm(arm_id=arm.arm_id, model=arm.model)
+    if arm.config:
+        message.config.update(dict(arm.config))
+    return message

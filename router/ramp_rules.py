@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from bandit.ramp import Guardrail, Metric, Problem, Ramp, Stage, default_stages, validate
 from router.field_problems import FieldProblem, Steps, did_you_mean
+from router.shadow_rules import challengers as challengers_of
 from router.v1 import experiments_pb2, types_pb2
 
 _MICROSECONDS: Final = "_us"
@@ -78,13 +79,16 @@ def ramp_problems(experiment: experiments_pb2.Experiment) -> Iterable[FieldProbl
 def _challenger_problems(experiment: experiments_pb2.Experiment) -> Iterable[FieldProblem]:
     at: Steps = ("ramp", "challenger_arm_id")
     controls = [arm.arm_id for arm in experiment.arms if arm.role == types_pb2.ROLE_CONTROL]
-    challengers = [arm.arm_id for arm in experiment.arms if arm.role != types_pb2.ROLE_CONTROL]
+    challengers = challengers_of(experiment)
+    shadows = [arm.arm_id for arm in experiment.arms if arm.role == types_pb2.ROLE_SHADOW]
     if not controls:
         message = "there is no control to take the traffic that the challenger does not get yet"
         yield FieldProblem(("ramp",), message, "give one arm role: control")
     named = experiment.ramp.challenger_arm_id
     if named in controls:
         yield FieldProblem(at, f"{named!r} is the control, a ramp lets in a challenger")
+    elif named in shadows:
+        yield FieldProblem(at, f"{named!r} is a shadow arm, a ramp lets in a challenger", "give the arm role: challenger")
     elif named and named not in challengers:
         yield FieldProblem(at, "no arm has this id", did_you_mean(named, challengers))
     elif not challengers:

@@ -15,14 +15,16 @@ Protocol
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import date
 from typing import Protocol
 
 from bandit.reward import Evidence
+from router.budgets import Budgets, is_limited
 from router.errors import NotFoundError, UnavailableError
-from router.experiment import Definition
+from router.experiment import SERVING, Definition
 from router.policy import Policy, compile_policy
 from router.sticky import StickyUnits
 from router.storage.errors import StorageUnavailableError
@@ -68,6 +70,9 @@ class PolicySource(Protocol):
     async def digest(self) -> Digest:
         """Return sums that differ whenever the version of an experiment does."""
 
+    async def shadow_spend(self, incarnations: Collection[int], day: date) -> Mapping[int, float]:
+        """Return the US dollars that shadow calls of these experiments cost that day; nothing of those without any."""
+
     async def versions(self) -> dict[int, tuple[int, int]]:
         """Return (policy version, definition version) of every experiment."""
 
@@ -103,9 +108,15 @@ class Entry:
 class Registry:
     """Current policies by experiment id."""
 
-    def __init__(self, source: PolicySource, clock: Callable[[], float], sticky: StickyUnits) -> None:
-        """`clock` is monotonic, in seconds. `sticky` is told of units that other replicas drew anew."""
+    def __init__(
+        self, source: PolicySource, clock: Callable[[], float], sticky: StickyUnits, budgets: Budgets | None = None
+    ) -> None:
+        """`clock` is monotonic, in seconds. `sticky` is told of units that other replicas drew anew.
+
+        `budgets` are kept up to date with what shadow calls cost; by default those of this host's clock.
+        """
         self._sticky = sticky
+        self.budgets = budgets or Budgets()
         self._source = source
         self._clock = clock
         self._entries: dict[str, Entry] = {}
@@ -159,16 +170,16 @@ class Registry:
             raise NotFoundError.of_experiment(experiment_id)
         return entry
 
-    async def routable(self, experiment_id: str) -> Entry:
+    async def routable(self, experiment_id: str, states: Collection[str] = SERVING) -> Entry:
         """Return an experiment with its policy, compiled or read first if need be.
 
-        Its policy is None only where the experiment is not running, as read after this call began: somebody may have
-        started it just now. Raises as `lookup`.
+        It is in another state than `states` only as read after this call began: somebody may have started it just now. Its
+        policy is None only in a state in which no arm answers. Raises as `lookup`.
         """
         entry = self._entries.get(experiment_id) or await self.lookup(experiment_id)
-        if entry.definition.state != "running":
+        if entry.definition.state not in states:
             entry = await self._confirm(entry)
-        if entry.definition.state == "running" and entry.policy is None:
+        if entry.definition.serves and entry.policy is None:
             incarnation = entry.definition.incarnation
             self.touch(incarnation)
             await self._single_flight(("compile", incarnation), lambda: self._compile_now(incarnation))
@@ -177,7 +188,7 @@ class Registry:
 
     async def _compile_now(self, incarnation: int) -> None:
         entry = self._by_incarnation[incarnation]
-        if entry.definition.state == "running" and entry.policy is None:
+        if entry.definition.serves and entry.policy is None:
             await self._put([(entry.definition, entry.reading)], entry.read_at_s)
 
     async def _confirm(self, entry: Entry) -> Entry:
@@ -263,6 +274,7 @@ class Registry:
     async def _poll(self) -> None:
         """Find what a lost message would have said."""
         digest = await self._source.digest()
+        await self._read_spend(self.budgets.limited)
         self._contact()
         if self._clock() - self._rotated_at > _IDLE_S:
             self._rotated_at = self._clock()
@@ -277,6 +289,11 @@ class Registry:
             if (entry := self._by_incarnation.get(incarnation)) is None
             or (entry.policy_version, entry.definition.definition_version) != version
         )
+
+    async def _read_spend(self, incarnations: Collection[int]) -> None:
+        if incarnations:
+            day = self.budgets.today()
+            self.budgets.learn(day, incarnations, await self._source.shadow_spend(incarnations, day))
 
     async def _refresh_forever(self) -> None:
         while True:
@@ -332,6 +349,7 @@ class Registry:
             definition = fresh.get(reading.incarnation) or (entry.definition if entry else None)
             if definition is not None and not (entry and entry.policy_version > reading.policy_version):
                 newer.append((definition, reading))
+        await self._read_spend([definition.incarnation for definition, _ in newer if is_limited(definition)])
         seconds = 0.0
         for start in range(0, len(newer), _COMPILED_AT_ONCE):
             chunk = newer[start : start + _COMPILED_AT_ONCE]
@@ -347,7 +365,7 @@ class Registry:
         used = [
             (definition, reading.policy_version, reading.evidence, self._policy(definition.incarnation))
             for definition, reading in readings
-            if definition.state == "running" and self._is_used(definition.incarnation)
+            if definition.serves and self._is_used(definition.incarnation)
         ]
         policies: dict[int, Policy] = {}
         seconds = 0.0
@@ -374,6 +392,7 @@ class Registry:
             return
         self._entries[entry.definition.experiment_id] = entry
         self._by_incarnation[entry.definition.incarnation] = entry
+        self.budgets.follow(entry.definition)
         before = Digest(0, 0, 0) if newest is None else newest.digest
         self._digest = Digest(*(known - b + a for known, b, a in zip(self._digest, before, entry.digest, strict=True)))
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 import numpy as np
 from google.protobuf.json_format import ParseDict
@@ -10,10 +11,11 @@ from google.protobuf.json_format import ParseDict
 from bandit.allocation import AllocationKind, AllocationRule, allocate
 from bandit.assignment import deal_buckets
 from bandit.reward import DEFAULT_SIGNAL_MICROS, Signal, to_micros
-from router.experiment import Arm, DerivedRule, RewardRule, Rules
+from router.experiment import Arm, DerivedRule, RewardRule, Rules, ShadowRule
 from router.experiment_rules import DEFAULT_ATTRIBUTION_WINDOW_S, DEFAULT_CAP, DEFAULT_FLOOR, DEFAULT_PRIOR
 from router.ramp_rules import challenger_of, ramp_of
-from router.v1 import experiments_pb2
+from router.shadow_rules import DEFAULT_RATE, DEFAULT_TEXT_LIMIT
+from router.v1 import experiments_pb2, types_pb2
 
 _KINDS = {
     experiments_pb2.AllocationRule.KIND_THOMPSON: AllocationKind.THOMPSON,
@@ -27,12 +29,28 @@ _ASSIGNMENTS = {
     experiments_pb2.AssignmentRule.KIND_STICKY_STORED: "sticky_stored",
     experiments_pb2.AssignmentRule.KIND_INTERLEAVED: "interleaved",
 }
+#: How the text modes are called where they are stored.
+TEXT_MODES: Final[Mapping[types_pb2.TextMode, str]] = MappingProxyType(
+    {
+        types_pb2.TEXT_MODE_UNSPECIFIED: "off",
+        types_pb2.TEXT_MODE_FULL: "full",
+        types_pb2.TEXT_MODE_TRUNCATED: "truncated",
+        types_pb2.TEXT_MODE_OFF: "off",
+    }
+)
 
 
 def rules_of(
-    allocation: Mapping[str, Any], assignment: Mapping[str, Any], ramp: Mapping[str, Any], active_arms: Sequence[Arm]
+    allocation: Mapping[str, Any],
+    assignment: Mapping[str, Any],
+    ramp: Mapping[str, Any],
+    active_arms: Sequence[Arm],
+    shadow: Mapping[str, Any] = MappingProxyType({}),
 ) -> Rules:
-    """Return what an AllocationRule, an AssignmentRule and a RampRule mean for these arms."""
+    """Return what an AllocationRule, an AssignmentRule, a RampRule and a ShadowRule mean for these arms.
+
+    `active_arms` are those that compete: none of role shadow.
+    """
     given = ParseDict(dict(allocation), experiments_pb2.AllocationRule())
     kind = given.kind or experiments_pb2.AllocationRule.KIND_THOMPSON
     sticky = ParseDict(dict(assignment), experiments_pb2.AssignmentRule())
@@ -51,6 +69,26 @@ def rules_of(
         holdout=sticky.holdout,
         ramp=ramp_of(given_ramp) if ramp else None,
         ramp_challenger=challenger_of(given_ramp, [arm.arm_id for arm in active_arms if not arm.is_control]) if ramp else "",
+        shadow=shadow_rule_of(shadow),
+        priors={arm_id: (prior.alpha, prior.beta) for arm_id, prior in given.priors.items()},
+    )
+
+
+def assignment_of(assignment: Mapping[str, Any]) -> str:
+    """Return the kind that an AssignmentRule states, whatever is in force just now."""
+    return _ASSIGNMENTS[ParseDict(dict(assignment), experiments_pb2.AssignmentRule()).kind]
+
+
+def shadow_rule_of(shadow: Mapping[str, Any]) -> ShadowRule | None:
+    """Return what a ShadowRule means; None of an empty one, which stands for none."""
+    if not shadow:
+        return None
+    given = ParseDict(dict(shadow), experiments_pb2.ShadowRule())
+    return ShadowRule(
+        rate=given.rate if given.HasField("rate") else DEFAULT_RATE,
+        daily_budget_usd=given.daily_budget_usd if given.HasField("daily_budget_usd") else None,
+        text=TEXT_MODES[given.text],
+        text_limit=given.text_limit if given.HasField("text_limit") else DEFAULT_TEXT_LIMIT,
     )
 
 
@@ -86,9 +124,14 @@ def _time(message: experiments_pb2.RewardRule | experiments_pb2.DerivedSignals, 
     return found
 
 
+def by_buckets(rules: Rules) -> bool:
+    """Whether units are assigned by a table of buckets."""
+    return rules.allocation.kind is AllocationKind.FIXED and rules.assignment == "sticky_hash"
+
+
 def bucket_table_of(rules: Rules, active_arms: Sequence[Arm], previous: tuple[int, ...] | None) -> tuple[int, ...] | None:
     """Return the buckets of a stable A/B experiment, moving as few as possible; None for every other kind."""
-    if rules.allocation.kind is not AllocationKind.FIXED or rules.assignment != "sticky_hash":
+    if not by_buckets(rules):
         return None
     nothing = np.zeros(0)  # fixed weights look at no evidence
     shares = allocate(rules.allocation, nothing, nothing)

@@ -58,6 +58,7 @@ CREATE TABLE shadow_comparisons (
         OR (prompt IS NULL AND serving_text IS NULL AND shadow_text IS NULL))
 );
 CREATE INDEX shadow_comparisons_incarnation ON shadow_comparisons (incarnation, decided_at, decision_key, shadow_arm);
+CREATE INDEX shadow_comparisons_day ON shadow_comparisons (decision_day);
 COMMENT ON TABLE shadow_comparisons IS
     'What a shadow arm answered beside what was served, a row for each decision and shadow arm';
 COMMENT ON COLUMN shadow_comparisons.decision_key IS 'The decision';
@@ -129,6 +130,8 @@ CREATE TABLE judgments (
     judgment integer NOT NULL CHECK (judgment >= 0),
     decision_key uuid NOT NULL,
     shadow_arm smallint NOT NULL,
+    decision_day date NOT NULL,
+    unit_hash bytea,
     shadow_first boolean NOT NULL,
     repeat boolean NOT NULL,
     verdict text CHECK (verdict IN ('a', 'b', 'tie', 'invalid')),
@@ -147,6 +150,9 @@ COMMENT ON COLUMN judgments.run_id IS 'The run';
 COMMENT ON COLUMN judgments.judgment IS 'Its number within the run, from 0';
 COMMENT ON COLUMN judgments.decision_key IS 'With shadow_arm, the pair: see shadow_comparisons';
 COMMENT ON COLUMN judgments.shadow_arm IS 'With decision_key, the pair';
+COMMENT ON COLUMN judgments.decision_day IS 'The day of the decision, in UTC';
+COMMENT ON COLUMN judgments.unit_hash IS
+    'The hash of the unit, kept for clustering when the comparison is gone; null without a unit';
 COMMENT ON COLUMN judgments.shadow_first IS 'Whether the shadow answer was shown first, as A';
 COMMENT ON COLUMN judgments.repeat IS 'Whether it asks for the second time what was asked in the same order before';
 COMMENT ON COLUMN judgments.verdict IS
@@ -161,7 +167,35 @@ COMMENT ON COLUMN judgments.cost_usd IS 'US dollars; null where they were not re
 """
 
 
+# As 0002 has it, but for the priors of single arms.
+PRIORS = """
+CREATE OR REPLACE VIEW posterior_latest AS
+SELECT x.experiment_id, a.arm_id, a.version AS arm_version, a.active, v.policy_version, p.alpha, p.beta,
+       p.n, p.alpha / (p.alpha + p.beta) AS mean
+FROM experiments x
+JOIN policy_versions v USING (incarnation)
+JOIN arms a USING (incarnation)
+LEFT JOIN LATERAL (
+    SELECT coalesce(sum(e.success_micros), 0) AS success_micros, coalesce(sum(e.failure_micros), 0) AS failure_micros,
+           coalesce(sum(e.n), 0)::bigint AS n
+    FROM evidence_all e WHERE e.incarnation = a.incarnation AND e.arm = a.arm
+) s ON true
+CROSS JOIN LATERAL (
+    SELECT coalesce(x.allocation #> ARRAY['priors', a.arm_id], x.allocation -> 'prior') AS own
+) r
+CROSS JOIN LATERAL (
+    SELECT coalesce((r.own ->> 'alpha')::double precision, 1) + s.success_micros / 1e6 AS alpha,
+           coalesce((r.own ->> 'beta')::double precision, 1) + s.failure_micros / 1e6 AS beta,
+           s.n AS n
+) p
+WHERE NOT (a.active AND a.role = 'shadow');
+COMMENT ON VIEW posterior_latest IS 'The Beta posterior of every arm as it stands now; shadow arms have none';
+COMMENT ON COLUMN posterior_latest.alpha IS 'The arm''s own prior, or that of all, plus successes';
+COMMENT ON COLUMN posterior_latest.beta IS 'The arm''s own prior, or that of all, plus failures';
+"""
+
+
 def upgrade() -> None:
     """Create what shadow traffic and judges need; nothing that is there is rewritten."""
-    for statements in (EXPERIMENTS, SHADOW, JUDGE):
+    for statements in (EXPERIMENTS, SHADOW, JUDGE, PRIORS):
         op.execute(statements)

@@ -50,7 +50,7 @@ def apply(
     """Create or update experiments from files and start them, unless a file says `state: draft`.
 
     Every file is checked before anything changes. An experiment that an operator paused stays paused unless the file says
-    `state: running`. If somebody changes an experiment meanwhile, it is left as it is.
+    `state: running`, and one in state shadow likewise. If somebody changes an experiment meanwhile, it is left as it is.
     """
     files = load_all([*paths, *more])
     results: list[dict[str, Any]] = []
@@ -122,6 +122,11 @@ def _carried_out(stub: ExperimentStub, change: Change, actor: str, reason: str) 
     assert stored is not None  # noqa: S101 - what is not there is redefined
     moves: dict[tuple[str, str], Any] = {
         ("draft", "running"): (stub.StartExperiment, pb.StartExperimentRequest),
+        ("shadow", "running"): (stub.StartExperiment, pb.StartExperimentRequest),
+        **{
+            (before, "shadow"): (stub.ShadowExperiment, pb.ShadowExperimentRequest)
+            for before in ("draft", "running", "paused")
+        },
         ("paused", "running"): (stub.ResumeExperiment, pb.ResumeExperimentRequest),
         ("running", "paused"): (stub.PauseExperiment, pb.PauseExperimentRequest),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,6 +12,7 @@ from google.protobuf.struct_pb2 import Struct
 from router.cli.calls import state_name
 from router.config import ExperimentFile, dump_experiment_file
 from router.ramp_rules import challenger_of, ramp_of
+from router.shadow_rules import challengers
 from router.v1 import experiments_pb2 as pb
 from router.v1 import types_pb2 as types
 
@@ -73,15 +75,30 @@ class Change:
             for arm_id in new.keys() & old.keys():
                 if _behaviour(new[arm_id]) != _behaviour(old[arm_id]):
                     notes.append(f"arm {arm_id} becomes a new version, which learns afresh")
-            notes += [f"arm {arm_id} joins with the prior alone" for arm_id in new.keys() - old.keys()]
+            for arm_id in new.keys() - old.keys():
+                mirrored = new[arm_id].role == types.ROLE_SHADOW
+                notes.append(f"arm {arm_id} joins {'as a shadow arm' if mirrored else 'with the prior alone'}")
             notes += [f"arm {arm_id} is retired; late feedback on it counts" for arm_id in old.keys() - new.keys()]
+            notes += self._role_notes(old, new)
             notes.sort()
             notes += self._ramp_notes()
         if before == "paused" and self.state == "paused" and self.file.state is None:
             notes.append("it was paused by somebody and stays so; `state: running` in the file resumes it")
+        if before == "shadow" and self.state == "shadow" and self.file.state is None:
+            notes.append("it is in state shadow and stays so; `state: running` in the file starts it")
+        if before == "shadow" and self.file.state in ("draft", "paused"):
+            notes.append(f"it is in state shadow and stays so: only what runs can be {self.file.state}")
         if before == "concluded" and self.file.state not in (None, "concluded"):
             notes.append("it is concluded and stays so")
         return notes
+
+    def _role_notes(self, old: Mapping[str, types.Arm], new: Mapping[str, types.Arm]) -> Iterator[str]:
+        for arm_id in new.keys() & old.keys():
+            was, is_now = (arms[arm_id].role == types.ROLE_SHADOW for arms in (old, new))
+            if was and not is_now:
+                yield f"arm {arm_id} competes from now on"
+            elif is_now and not was:
+                yield f"arm {arm_id} becomes a shadow arm, and answers no more"
 
     def _ramp_notes(self) -> list[str]:
         if self.current is None or not self.current.HasField("ramp_status"):
@@ -103,8 +120,10 @@ def _behaviour(arm: types.Arm) -> tuple[str, Struct]:
 def state_after(before: str | None, wanted: str | None) -> str:
     """Return the state that applying a file leads to, from one (None: not there yet) and by what the file says."""
     if before in (None, "draft"):
-        return "running" if wanted in (None, "running") else "draft"
-    if before in ("running", "paused") and wanted in ("running", "paused"):
+        return {None: "running", "paused": "draft"}.get(wanted, wanted or "draft")
+    if before in ("running", "paused") and wanted in ("running", "paused", "shadow"):
+        return wanted
+    if before == "shadow" and wanted == "running":
         return wanted
     return before or "draft"
 
@@ -125,8 +144,9 @@ def _comparable(experiment: pb.Experiment) -> pb.Experiment:
         part = getattr(experiment, name)
         if part.ListFields():
             getattr(kept, name).CopyFrom(part)
+    if experiment.HasField("shadow"):
+        kept.shadow.CopyFrom(experiment.shadow)
     if experiment.HasField("ramp"):
         kept.ramp.CopyFrom(experiment.ramp)
-        challengers = [arm.arm_id for arm in kept.arms if arm.role != types.ROLE_CONTROL]
-        kept.ramp.challenger_arm_id = challenger_of(kept.ramp, challengers)
+        kept.ramp.challenger_arm_id = challenger_of(kept.ramp, challengers(kept))
     return kept

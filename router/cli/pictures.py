@@ -13,6 +13,7 @@ from rich.text import Text
 
 from router.cli.calls import state_name
 from router.ramp_rules import challenger_of, ramp_of
+from router.shadow_rules import DEFAULT_RATE
 from router.v1 import experiments_pb2 as pb
 from router.v1 import posteriors_pb2 as posteriors
 from router.v1 import types_pb2 as types
@@ -57,7 +58,9 @@ def ramp_lines(experiment: pb.Experiment, now: datetime) -> list[RenderableType]
     if not experiment.HasField("ramp"):
         return []
     challengers = [
-        arm.arm_id for arm in experiment.arms if arm.role != types.ROLE_CONTROL and arm.state != types.ARM_STATE_RETIRED
+        arm.arm_id
+        for arm in experiment.arms
+        if arm.role not in (types.ROLE_CONTROL, types.ROLE_SHADOW) and arm.state != types.ARM_STATE_RETIRED
     ]
     name, stages = challenger_of(experiment.ramp, challengers), ramp_of(experiment.ramp).stages
     if not experiment.HasField("ramp_status"):
@@ -76,6 +79,21 @@ def ramp_lines(experiment: pb.Experiment, now: datetime) -> list[RenderableType]
         command = f"bandit-router ramp approve {experiment.experiment_id} --reason TEXT"
         lines.append(Text(f"  every stage passed; to promote it: {command}", style="green"))
     return lines
+
+
+def shadow_lines(experiment: pb.Experiment) -> list[RenderableType]:
+    """Return what an experiment mirrors; nothing if that is nothing."""
+    active = [arm for arm in experiment.arms if arm.state != types.ARM_STATE_RETIRED]
+    alone = experiment.state == pb.STATE_SHADOW
+    mirrored = [arm for arm in active if arm.role == types.ROLE_SHADOW or (alone and arm.role != types.ROLE_CONTROL)]
+    if not mirrored or not experiment.HasField("shadow"):
+        return []
+    rule = experiment.shadow
+    rate = rule.rate if rule.HasField("rate") else DEFAULT_RATE
+    text = types.TextMode.Name(rule.text).removeprefix("TEXT_MODE_").lower()
+    budget = f", up to ${rule.daily_budget_usd:g} a day" if rule.HasField("daily_budget_usd") else ""
+    names = ", ".join(arm.arm_id for arm in mirrored)
+    return [Text(f"shadow: {rate:.4g} of the decisions are mirrored to {names}, text {text}{budget}")]
 
 
 def _assessment(found: pb.RampAssessment) -> list[RenderableType]:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from router.cli.calls import TIMEOUT_S, as_dict, connected, last_transitions, read_several
 from router.cli.options import database_options, json_option, server_option
-from router.cli.pictures import metrics_table, posterior_table, ramp_lines, transition_lines
+from router.cli.pictures import metrics_table, posterior_table, ramp_lines, shadow_lines, transition_lines
 from router.config.durations import parse_duration
 from router.embedded import read_record
 from router.storage.database import DatabaseUrl
@@ -88,7 +88,7 @@ def _read(channel: grpc.Channel, experiment: pb.Experiment, metrics: posteriors.
 
 def _show(console: Console, reading: Reading, since: str) -> None:
     console.print(posterior_table(reading.experiment, reading.posterior))
-    for line in ramp_lines(reading.experiment, datetime.now(UTC)):
+    for line in [*ramp_lines(reading.experiment, datetime.now(UTC)), *shadow_lines(reading.experiment)]:
         console.print(line, soft_wrap=True)
     if reading.metrics is not None:
         if reading.metrics.metrics:

@@ -11,19 +11,20 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, get_args
 
 from protovalidate import Validator
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from router.config import durations
 from router.config.errors import ExperimentFileError, FileProblem
-from router.config.shape import SHAPES, ExperimentShape, SignalName
+from router.config.shape import SHAPES, ExperimentShape, SignalName, StateName
 from router.config.translation import to_proto
 from router.config.yaml_lines import Document, YamlSyntaxError, parse
 from router.experiment_rules import cross_field_problems
 from router.field_problems import Steps, did_you_mean
+from router.shadow_rules import shadow_state_problems
 from router.v1.experiments_pb2 import Experiment
 from router.v1.types_pb2 import Signal
 
@@ -40,6 +41,8 @@ _EXPECTED: Final = {
     "list_type": "a list",
 }
 _ID_HINT: Final = "start with a letter or digit, then use only letters, digits and . _ : / @ -"
+#: Where off is a word, and not what some readers of YAML make of it.
+_WORDS: Final = (("shadow", "text"),)
 _VALIDATOR: Final = Validator()
 
 
@@ -50,7 +53,7 @@ class ExperimentFile:
     #: ready for CreateExperiment or UpdateExperiment; what the file leaves out is absent
     experiment: Experiment
     #: the state the file asks for; None if it does not say
-    state: Literal["draft", "running", "paused"] | None
+    state: StateName | None
     #: the file's name, for messages
     source: str
 
@@ -63,7 +66,7 @@ def load_experiment_file(content: Path | str | bytes, source_name: str | None = 
     """
     source = source_name or (str(content) if isinstance(content, Path) else "<text>")
     try:
-        value, document = parse(_text(content))
+        value, document = parse(_text(content), _WORDS)
     except YamlSyntaxError as error:
         raise ExperimentFileError(source, [error.problem]) from error
     problems = list(document.problems)
@@ -73,7 +76,7 @@ def load_experiment_file(content: Path | str | bytes, source_name: str | None = 
         sound = not problems
         problems += _field_problems(experiment, document)
         if sound:
-            problems += _rule_problems(experiment, document)
+            problems += _rule_problems(experiment, document, shape.state)
         if not problems:
             return ExperimentFile(experiment, shape.state, source)
     # What was found first about a value explains what else is wrong with it.
@@ -125,7 +128,7 @@ def _shape_problem(detail: ErrorDetails, document: Document) -> FileProblem:
         valid = list(get_args(SignalName))
         return document.problem(path[:-1], "unknown key", did_you_mean(value, valid) or f"use {_either(valid)}")
     if kind == "extra_forbidden":
-        valid = list(SHAPES[tuple(step for step in path[:-1] if isinstance(step, str))].model_fields)
+        valid = list(_shape_at(path[:-1]).model_fields)
         return document.problem(path, "unknown key", did_you_mean(str(path[-1]), valid) or f"use {_either(valid)}")
     if kind == "missing":
         return document.problem(path, "is required")
@@ -148,6 +151,12 @@ def _shape_problem(detail: ErrorDetails, document: Document) -> FileProblem:
     return document.problem(path, f"must be {_EXPECTED[kind]}, not {_kind(value)}", hint)
 
 
+def _shape_at(path: Steps) -> type[BaseModel]:
+    names = tuple(step for step in path if isinstance(step, str))
+    # The priors of single arms are by the id of the arm.
+    return SHAPES[names[:2] if names[:2] == ("allocation", "priors") else names]
+
+
 def _field_problems(experiment: Experiment, document: Document) -> Iterable[FileProblem]:
     """What the proto's own rules say."""
     for violation in _VALIDATOR.collect_violations(experiment):
@@ -165,8 +174,9 @@ def _field_problems(experiment: Experiment, document: Document) -> Iterable[File
         yield document.problem(path, got + violation.proto.message, hint)
 
 
-def _rule_problems(experiment: Experiment, document: Document) -> Iterable[FileProblem]:
-    for problem in cross_field_problems(experiment):
+def _rule_problems(experiment: Experiment, document: Document, state: StateName | None) -> Iterable[FileProblem]:
+    of_state = shadow_state_problems(experiment) if state == "shadow" else ()
+    for problem in [*cross_field_problems(experiment), *of_state]:
         yield document.problem(_file_path(problem.steps, experiment), problem.message, problem.hint)
 
 

@@ -27,7 +27,7 @@ def key(message: type[Message], name: str, text: str, *, required: bool = False,
     """A key of the file for a field of the proto: its description, the field's rules, and further schema keywords."""
     options: Any = message.DESCRIPTOR.fields_by_name[name].GetOptions()
     declared = options.Extensions[validate_pb2.field]
-    scalar = declared.WhichOneof("type") in ("string", "double", "int64")
+    scalar = declared.WhichOneof("type") in ("string", "double", "int32", "int64")
     found = getattr(declared, declared.WhichOneof("type")).ListFields() if scalar else ()
     known = {_KEYWORDS[rule.name]: value for rule, value in found if rule.name in _KEYWORDS}
     return Field(... if required else None, description=text, json_schema_extra={**known, **schema})

@@ -1,4 +1,4 @@
-"""The parts of an experiment file about rollouts: ramps with their guardrails, and derived signals."""
+"""The parts of an experiment file about rollouts: ramps with their guardrails, shadow traffic, and derived signals."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pydantic_core import PydanticCustomError
 
 from bandit.ramp import Ramp
 from router.config.keys import DurationText, Optional, Shape, key
-from router.v1.experiments_pb2 import DerivedSignals, Guardrail, RampRule, RampStage
+from router.shadow_rules import DEFAULT_RATE, DEFAULT_TEXT_LIMIT
+from router.v1.experiments_pb2 import DerivedSignals, Guardrail, RampRule, RampStage, ShadowRule
 
 _DEFAULTS: Final = Ramp(())
 
@@ -76,6 +77,21 @@ class RampShape(Shape):
     )
     warn_after: Optional[DurationText] = key(
         RampRule, "warn_after", "A stage without a verdict this long after its duration is worth a warning.", default="1d"
+    )
+
+
+class ShadowShape(Shape):
+    """Which decisions are mirrored to shadow arms, and what of them is kept."""
+
+    rate: Optional[float] = key(ShadowRule, "rate", "The share of decisions that is mirrored.", default=DEFAULT_RATE)
+    daily_budget_usd: Optional[float] = key(
+        ShadowRule, "daily_budget_usd", "US dollars a day, in UTC, that shadow calls may cost: by default no limit."
+    )
+    text: Literal["full", "truncated", "off"] = key(
+        ShadowRule, "text", "How much of prompts and answers is recorded: a choice without a default.", required=True
+    )
+    text_limit: Optional[int] = key(
+        ShadowRule, "text_limit", "For truncated: how many characters of each text.", default=DEFAULT_TEXT_LIMIT
     )
 
 

@@ -14,7 +14,7 @@ from pydantic_core import core_schema
 from bandit.reward import DEFAULT_SIGNAL_MICROS, MICROS
 from router import experiment_rules as rules
 from router.config.keys import DurationText, Optional, Shape, key
-from router.config.rollout_shape import DerivedShape, GuardrailShape, RampShape, StageShape
+from router.config.rollout_shape import DerivedShape, GuardrailShape, RampShape, ShadowShape, StageShape
 from router.v1.experiments_pb2 import AllocationRule, AssignmentRule, BetaPrior, Experiment, RewardRule
 from router.v1.types_pb2 import Arm
 
@@ -27,6 +27,8 @@ SignalName = Literal[
     "thumbs_up",
     "thumbs_down",
 ]
+#: The states that a file may ask for.
+StateName = Literal["draft", "shadow", "running", "paused"]
 
 
 def _rewards_schema() -> dict[str, Any]:
@@ -47,8 +49,12 @@ class ArmShape(Shape):
     id: str = key(Arm, "arm_id", "Unique in the experiment.", required=True)
     model: Optional[str] = key(Arm, "model", "What the caller passes to its model client.")
     family: Optional[str] = key(Arm, "family", "The vendor or lineage of the model, for example anthropic.")
-    role: Optional[Literal["control", "challenger"]] = key(
-        Arm, "role", "The control, one arm at most, takes what caps leave over.", default="challenger"
+    role: Optional[Literal["control", "challenger", "shadow"]] = key(
+        Arm,
+        "role",
+        "The control, one arm at most, takes what caps leave over; a shadow arm is called beside the others, and never "
+        "answers.",
+        default="challenger",
     )
     config: Optional[dict[str, Any]] = key(Arm, "config", "Parameters for the caller, handed on as they are.")
     cap: Optional[float] = key(Arm, "cap", "The most traffic the arm may get.", default=rules.DEFAULT_CAP)
@@ -77,6 +83,9 @@ class AllocationShape(Shape):
         "The least probability of an arm: by default 0.01 for thompson, 0 for fixed and uniform.",
     )
     prior: Optional[PriorShape] = key(AllocationRule, "prior", "The prior of every arm: by default Beta(1, 1).")
+    priors: Optional[dict[str, PriorShape]] = key(
+        AllocationRule, "priors", "For thompson: the priors of single arms, by id, in place of that of all."
+    )
     weights: Optional[dict[str, float]] = key(
         AllocationRule, "weights", "For fixed: the probability of each arm, by id. They add up to 1."
     )
@@ -131,7 +140,10 @@ class ExperimentShape(Shape):
     ramp: Optional[RampShape] = key(
         Experiment, "ramp", "How a challenger is let in, stage by stage: by default it competes at once."
     )
-    state: Optional[Literal["draft", "running", "paused"]] = key(
+    shadow: Optional[ShadowShape] = key(
+        Experiment, "shadow", "Which decisions are mirrored to shadow arms, and how much of it is recorded."
+    )
+    state: Optional[StateName] = key(
         Experiment, "state", "The state to bring the experiment to when the file is applied.", default="running"
     )
 
@@ -142,12 +154,14 @@ SHAPES: Final[dict[tuple[str, ...], type[BaseModel]]] = {
     ("arms",): ArmShape,
     ("allocation",): AllocationShape,
     ("allocation", "prior"): PriorShape,
+    ("allocation", "priors"): PriorShape,
     ("assignment",): AssignmentShape,
     ("derived",): DerivedShape,
     ("ramp",): RampShape,
     ("ramp", "stages"): StageShape,
     ("ramp", "stages", "guardrails"): GuardrailShape,
     ("ramp", "guardrails"): GuardrailShape,
+    ("shadow",): ShadowShape,
 }
 
 

@@ -32,7 +32,7 @@ def to_proto(shape: ExperimentShape) -> Experiment:
     """Return the message that a file stands for; what the file leaves out is absent, for the server to fill in."""
     keys = shape.model_dump(exclude_unset=True)
     form: dict[str, Any] = {"experiment_id": keys["experiment"], "arms": keys["arms"]}
-    for name in keys.keys() & {"description", "allocation", "assignment", "ramp"}:
+    for name in keys.keys() & {"description", "allocation", "assignment", "ramp", "shadow"}:
         form[name] = keys[name]
     for arm in form["arms"]:
         arm["arm_id"] = arm.pop("id")
@@ -82,6 +82,8 @@ def dump_experiment_file(experiment: Experiment, state: str | None = None) -> st
         keys.update(_stated(rule, _RULE_KEYS))
     if active.HasField("ramp"):
         keys["ramp"] = _ramp(active.ramp)
+    if "shadow" in form:
+        keys["shadow"] = form["shadow"]
     if state is not None:
         keys["state"] = state
     # Nothing is folded: folding changes spaces, and a reader would have to know how.
@@ -128,6 +130,7 @@ def _enums(form: dict[str, Any]) -> list[tuple[dict[str, Any], str, str]]:
     for name in ("allocation", "assignment"):
         parts.append((form.get(name, {}), "kind", "KIND_"))
     parts.append((form.get("assignment", {}), "unit", "UNIT_"))
+    parts.append((form.get("shadow", {}), "text", "TEXT_MODE_"))
     ramp = form.get("ramp", {})
     for part in (ramp, *ramp.get("stages", ())):
         parts.extend((guardrail, "metric", "METRIC_") for guardrail in part.get("guardrails", ()))

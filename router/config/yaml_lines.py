@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -29,6 +30,7 @@ _WHOLE: Final = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 _NUMBER: Final = re.compile(r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 #: Numbers in YAML 1.2 that 1.1 takes for text: 08, 0o17.
 _OCTAL: Final = re.compile(r"[-+]?0[0-9]+|0o[0-7]+")
+_WORD: Final = re.compile("on|off|yes|no", re.IGNORECASE)
 #: Escapes can name what UTF-8 and Postgres cannot hold: half of a surrogate pair, and NUL.
 _UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
 
@@ -49,6 +51,8 @@ class Document:
     places: dict[Steps, tuple[int, int]] = field(default_factory=lambda: {(): (1, 1)})
     #: mistakes that did not keep the rest from being read
     problems: list[FileProblem] = field(default_factory=list)
+    #: paths where on, off, yes and no are text
+    words: frozenset[Steps] = frozenset()
 
     def problem(self, path: Steps, message: str, hint: str = "") -> FileProblem:
         """Return a problem with the value at the path, placed at the nearest enclosing value that the file has."""
@@ -58,12 +62,13 @@ class Document:
         return FileProblem(*self.places[known], render_path(path), message, hint)
 
 
-def parse(text: str) -> tuple[Any, Document]:
+def parse(text: str, words: Collection[Steps] = ()) -> tuple[Any, Document]:
     """Return the text's only document, as dict, list, str, int, float, bool or None, and where its values are.
 
-    An empty document is None. Raises YamlSyntaxError, and nothing else.
+    At the paths of `words` only words are expected: there on, off, yes and no are text. An empty document is None. Raises
+    YamlSyntaxError, and nothing else.
     """
-    document = Document()
+    document = Document(words=frozenset(words))
     node = _compose(text)
     return (None if node is None else _plain(node, (), document)), document
 
@@ -127,7 +132,7 @@ def _plain(node: yaml.Node, path: Steps, document: Document) -> Any:
             document.places[*path, i] = _place(item)
         return [_plain(item, (*path, i), document) for i, item in enumerate(node.value)]
     try:
-        return _scalar(node)
+        return node.value if path in document.words and _WORD.fullmatch(node.value) else _scalar(node)
     except ValueError as error:
         document.problems.append(document.problem(path, *error.args))
         return _UNSTORABLE.sub("\ufffd", node.value)

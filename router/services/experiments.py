@@ -9,10 +9,11 @@ from bandit.ramp import Ramp
 from bandit.ramp_state import AUTOMATIC, Phase, RampState, Transition
 from router.errors import AbortedError, AlreadyExistsError, FailedPreconditionError, InvalidArgumentError, NotFoundError
 from router.experiment import Definition
-from router.messages import experiment_message, new_definition, transition_message
+from router.messages import experiment_message, new_definition, transition_message, without_retired_arms
 from router.registry import Registry
 from router.services import Context
 from router.services.pages import page_token, place_of
+from router.shadow_rules import shadow_state_problems
 from router.storage import experiments, ramps, transitions
 from router.storage.database import Connection, Database, driver_of
 from router.storage.errors import AlreadyExistsError as KeyTakenError
@@ -124,6 +125,9 @@ class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
             _check_etag(current, request.experiment.etag)
             if current.state == "concluded":
                 raise _wrong_state(current, "updated")
+            if current.state == "shadow":
+                # Without a shadow rule nothing is mirrored: a definition may drop it before the experiment is started.
+                _check_shadow_state(current, without_retired_arms(request.experiment), "arms")
             changed = await experiments.update(connection, current, new)
             stored = (current, policy_version)
             if changed:
@@ -197,6 +201,8 @@ class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
             _check_etag(current, request.etag)
             if current.state not in allowed:
                 raise _wrong_state(current, f"{target} by {verb}")
+            if target == "shadow":
+                _check_shadow_state(current, without_retired_arms(experiment_message(current, 0)), "arms", "shadow")
             await experiments.set_state(connection, current, target)
             await self._record(connection, current, Kind.STATE, current.state, target, change)
             stored = await self._follow(connection, current, change)
@@ -267,9 +273,21 @@ def _ramp_transition(current: Definition, done: str, change: Change) -> Transiti
         transition = _RAMP_VERBS[done](ramp, state, change)
     except ValueError as error:
         raise _wrong_ramp(current, str(error)) from None
-    if transition.to_phase is Phase.PROMOTED and current.state == "paused":
-        raise _wrong_ramp(current, "it is paused: resume it before its challenger is promoted")
+    if transition.to_phase is Phase.PROMOTED and current.state != "running":
+        how = "resume" if current.state == "paused" else "start"
+        raise _wrong_ramp(current, f"it is {current.state}: {how} it before its challenger is promoted")
     return transition
+
+
+def _check_shadow_state(current: Definition, experiment: pb.Experiment, *parts: str) -> None:
+    """Refuse to have a definition in state shadow that cannot be; of the rules that are about these parts of it."""
+    problems = [problem for problem in shadow_state_problems(experiment) if problem.steps[0] in parts]
+    if problems:
+        told = "; ".join(f"{problem.path}: {problem.message} ({problem.hint})" for problem in problems)
+        raise FailedPreconditionError(
+            f"experiment {current.experiment_id!r} cannot be in state shadow so: {told}",
+            metadata={"experiment_id": current.experiment_id, "state": current.state},
+        )
 
 
 def _check_etag(current: Definition, etag: str) -> None:

@@ -15,6 +15,7 @@ from router.errors import FailedPreconditionError, InvalidArgumentError, NotFoun
 from router.experiment import Arm, Definition
 from router.policy import Policy
 from router.registry import Registry
+from router.rules import assignment_of
 from router.services import Context
 from router.services.times import time_us
 from router.services.turns import compared_turns
@@ -47,8 +48,8 @@ class InterleaveService(interleave_pb2_grpc.InterleaveServiceServicer):
     async def Interleave(self, request: pb.InterleaveRequest, context: Context) -> pb.InterleaveResponse:
         """See the proto."""
         entry = self._registry.current(request.experiment_id)
-        if entry is None or entry.policy is None:
-            entry = await self._registry.routable(request.experiment_id)
+        if entry is None or entry.policy is None or entry.definition.state != "running":
+            entry = await self._registry.routable(request.experiment_id, ("running",))
         policy = running(entry)
         self._registry.touch(policy.definition.incarnation)
         arms = _ranked_arms(policy, request.rankings)
@@ -117,7 +118,7 @@ class InterleaveService(interleave_pb2_grpc.InterleaveServiceServicer):
         """See the proto."""
         async with self._database.snapshot() as connection:
             definition = await _read(connection, request.experiment_id)
-            if (assignment := definition.rules.assignment) != "interleaved":
+            if (assignment := assignment_of(definition.assignment)) != "interleaved":
                 raise FailedPreconditionError(
                     f"experiment {definition.experiment_id!r} assigns arms by {assignment}, not turn by turn",
                     reason="NOT_INTERLEAVED",

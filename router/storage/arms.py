@@ -28,7 +28,7 @@ async def write_arms(
             "incarnation": incarnation,
             "position": position,
             "family": arm.family,
-            "role": "control" if arm.is_control else "challenger",
+            "role": "control" if arm.is_control else "shadow" if arm.is_shadow else "challenger",
             "cap": arm.cap,
             "cost_usd": arm.cost_usd,
         }

@@ -15,8 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from bandit.assignment import BUCKETS
 from bandit.ramp_state import Phase, RampState
 from router.experiment import Arm, Definition, NewArm, NewDefinition
-from router.policy import rules_in_force
-from router.rules import bucket_table_of, reward_rule_of, rules_of
+from router.policy import limited_rules, rules_in_force
+from router.rules import bucket_table_of, by_buckets, reward_rule_of, rules_of
 from router.storage.arms import write_arms
 from router.storage.database import driver_of
 from router.storage.errors import ConcurrentChangeError
@@ -31,9 +31,12 @@ x.reward_rule_version, x.bucket_table, x.created_at, x.updated_at, v.policy_vers
 x.ramp, (SELECT json_build_object('phase', m.phase, 'stage', m.stage, 'version', m.version, 'approved', m.approved,
                                   'since_us', (extract(epoch FROM m.stage_since) * 1000000)::bigint,
                                   'assessment', m.assessment)
-         FROM ramps m WHERE m.incarnation = x.incarnation) AS ramp_state
+         FROM ramps m WHERE m.incarnation = x.incarnation) AS ramp_state,
+x.shadow
 """
 _FROM = "FROM experiments x JOIN policy_versions v USING (incarnation)"
+#: For `definition_of`: one experiment.
+BY_INCARNATION = f"SELECT {_COLUMNS} {_FROM} WHERE x.incarnation = %s"
 _TABLE = struct.Struct(f"!{BUCKETS}H")
 
 #: Those that run and whose ramps are in one of these phases.
@@ -61,13 +64,16 @@ def definition_of(row: Mapping[str, Any]) -> Definition:
         )
         for a in row["arms"]
     )
-    active = [arm for arm in arms if arm.active]
+    active = [arm for arm in arms if arm.active and not arm.is_shadow]
     state = row["ramp_state"]
     ramp_state = None
     if state is not None:
         phase = Phase(state["phase"])
         ramp_state = RampState(phase, state["stage"], state["since_us"], state["version"], state["approved"])
-    rules = rules_of(row["allocation"], row["assignment"], row["ramp"], active)
+    rules = rules_of(row["allocation"], row["assignment"], row["ramp"], active, row["shadow"])
+    in_force = rules_in_force(rules, active, ramp_state, row["state"])
+    # The table is kept while another rule is in force: units have their arms back once it is over.
+    table = row["bucket_table"] if by_buckets(in_force) else None
     return Definition(
         incarnation=row["incarnation"],
         experiment_id=row["experiment_id"],
@@ -78,16 +84,17 @@ def definition_of(row: Mapping[str, Any]) -> Definition:
         allocation=row["allocation"],
         assignment=row["assignment"],
         reward_rule=row["reward_rule"],
-        rules=rules_in_force(rules, active, ramp_state),
+        rules=in_force,
         reward_rule_version=row["reward_rule_version"],
         reward_rules={int(version): reward_rule_of(rule) for version, rule in row["rules"].items()},
-        bucket_table=None if row["bucket_table"] is None else _TABLE.unpack(row["bucket_table"]),
+        bucket_table=None if table is None else _TABLE.unpack(table),
         created_at=row["created_at"],
         updated_at=row["updated_at"],
         definition_version=row["definition_version"],
         ramp=row["ramp"],
         ramp_state=ramp_state,
         ramp_assessment=None if state is None else state["assessment"],
+        shadow=row["shadow"],
     )
 
 
@@ -136,7 +143,7 @@ async def read_alone(
     if for_update:
         await connection.execute("SELECT 1 FROM experiments WHERE incarnation = %s FOR NO KEY UPDATE", (incarnation,))
     async with connection.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(f"SELECT {_COLUMNS} {_FROM} WHERE x.incarnation = %s", (incarnation,))
+        await cursor.execute(BY_INCARNATION, (incarnation,))
         row = await cursor.fetchone()
     return None if row is None else definition_of(row)
 
@@ -148,9 +155,9 @@ async def create(connection: AsyncConnection, new: NewDefinition) -> int:
     await connection.execute(
         text(
             "INSERT INTO experiments (incarnation, experiment_id, description, state, etag, allocation, assignment,"
-            " reward_rule, reward_rule_version, ramp) VALUES (:incarnation, :id, :description, 'draft', :etag,"
+            " reward_rule, reward_rule_version, ramp, shadow) VALUES (:incarnation, :id, :description, 'draft', :etag,"
             " CAST(:allocation AS jsonb), CAST(:assignment AS jsonb), CAST(:reward_rule AS jsonb), 1,"
-            " CAST(:ramp AS jsonb))"
+            " CAST(:ramp AS jsonb), CAST(:shadow AS jsonb))"
         ),
         {"incarnation": incarnation, "id": new.experiment_id, "etag": _new_etag(), **_documents(new)},
     )
@@ -159,7 +166,7 @@ async def create(connection: AsyncConnection, new: NewDefinition) -> int:
     )
     await _write_reward_rule(connection, incarnation, 1, new)
     await write_arms(connection, incarnation, new.arms, ())
-    await _write_bucket_table(await driver_of(connection), incarnation, None)
+    await _write_bucket_table(await driver_of(connection), incarnation)
     return incarnation
 
 
@@ -178,7 +185,7 @@ async def update(connection: AsyncConnection, current: Definition, new: NewDefin
         text(
             "UPDATE experiments SET description = :description, etag = :etag, allocation = CAST(:allocation AS jsonb),"
             " assignment = :assignment, reward_rule = :reward_rule, reward_rule_version = :rule_version,"
-            " ramp = CAST(:ramp AS jsonb),"
+            " ramp = CAST(:ramp AS jsonb), shadow = CAST(:shadow AS jsonb),"
             " updated_at = clock_timestamp() WHERE incarnation = :incarnation"
         ),
         {
@@ -190,7 +197,7 @@ async def update(connection: AsyncConnection, current: Definition, new: NewDefin
     )
     await write_arms(connection, current.incarnation, new.arms, current.arms)
     driver = await driver_of(connection)
-    await _write_bucket_table(driver, current.incarnation, current.bucket_table)
+    await _write_bucket_table(driver, current.incarnation)
     await _bump(driver, current.incarnation)
     return True
 
@@ -211,7 +218,7 @@ async def set_state(connection: AsyncConnection, current: Definition, state: str
 
 async def ramp_changed(connection: psycopg.AsyncConnection[Any], current: Definition) -> None:
     """Put a change of the ramp into force: buckets, etag and versions, in the transaction that made it."""
-    await _write_bucket_table(connection, current.incarnation, current.bucket_table)
+    await _write_bucket_table(connection, current.incarnation)
     await connection.execute("UPDATE experiments SET etag = %s WHERE incarnation = %s", (_new_etag(), current.incarnation))
     await _bump(connection, current.incarnation)
 
@@ -234,15 +241,20 @@ async def _write_reward_rule(connection: AsyncConnection, incarnation: int, vers
     )
 
 
-async def _write_bucket_table(
-    connection: psycopg.AsyncConnection[Any], incarnation: int, previous: tuple[int, ...] | None
-) -> None:
-    definition = await read_alone(connection, incarnation)
-    assert definition is not None  # noqa: S101 - written in this transaction
+async def _write_bucket_table(connection: psycopg.AsyncConnection[Any], incarnation: int) -> None:
+    """Deal the buckets of a definition that was written in this transaction, from those that are stored."""
+    async with connection.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(f"SELECT {_COLUMNS} {_FROM} WHERE x.incarnation = %s", (incarnation,))
+        row = await cursor.fetchone()
+    assert row is not None  # noqa: S101 - written in this transaction
+    definition = definition_of(row)
     arms = definition.active_arms
-    # Units with a stored arm are hashed while a ramp is open, and drawn by the same hash afterwards: not by buckets.
+    # Units with a stored arm are hashed while a ramp is open, and drawn by the same hash afterwards: not by buckets. What
+    # the state of the experiment puts off keeps its buckets meanwhile.
     rules = rules_of(definition.allocation, definition.assignment, definition.ramp, arms)
-    table = bucket_table_of(replace(rules, allocation=definition.rules.allocation), arms, previous)
+    limited = limited_rules(rules, arms, definition.ramp_state)
+    previous = None if row["bucket_table"] is None else _TABLE.unpack(row["bucket_table"])
+    table = bucket_table_of(replace(rules, allocation=limited.allocation), arms, previous)
     await connection.execute(
         "UPDATE experiments SET bucket_table = %s WHERE incarnation = %s",
         (None if table is None else _TABLE.pack(*table), incarnation),
@@ -251,8 +263,9 @@ async def _write_bucket_table(
 
 def _same(current: Definition, new: NewDefinition) -> bool:
     arms = tuple(
-        NewArm(arm.arm_id, arm.model, arm.family, arm.is_control, dict(arm.config), arm.cap, arm.cost_usd)
-        for arm in current.active_arms
+        NewArm(arm.arm_id, arm.model, arm.family, arm.is_control, dict(arm.config), arm.cap, arm.cost_usd, arm.is_shadow)
+        for arm in current.arms
+        if arm.active
     )
     return (
         arms == tuple(new.arms)
@@ -261,6 +274,7 @@ def _same(current: Definition, new: NewDefinition) -> bool:
         and dict(current.assignment) == dict(new.assignment)
         and dict(current.reward_rule) == dict(new.reward_rule)
         and dict(current.ramp) == dict(new.ramp)
+        and dict(current.shadow) == dict(new.shadow)
     )
 
 
@@ -271,6 +285,7 @@ def _documents(new: NewDefinition) -> dict[str, str]:
         "assignment": json.dumps(dict(new.assignment)),
         "reward_rule": json.dumps(dict(new.reward_rule)),
         "ramp": json.dumps(dict(new.ramp)),
+        "shadow": json.dumps(dict(new.shadow)),
     }
 
 

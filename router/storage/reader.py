@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any, TypeVar
 
 import psycopg
@@ -27,6 +28,7 @@ from router.storage.policies import (
     read_evidence_alone,
     read_versions,
 )
+from router.storage.shadow import read_spend
 from router.storage.sticky import STICKY_CHANNEL
 
 log = logging.getLogger(__name__)
@@ -114,6 +116,10 @@ class PolicyReader:
     async def digest(self) -> Digest:
         """Return sums that differ whenever the version of an experiment does."""
         return await self._learn(read_digest_alone)
+
+    async def shadow_spend(self, incarnations: Collection[int], day: date) -> Mapping[int, float]:
+        """Return the US dollars that shadow calls of these experiments cost that day; nothing of those without any."""
+        return await self._learn(lambda connection: read_spend(connection, incarnations, day))
 
     async def versions(self) -> dict[int, tuple[int, int]]:
         """Return (policy version, definition version) of every experiment."""

@@ -12,8 +12,8 @@ Protocol
     that anybody else wants. The lock of the parent tables, which everybody wants, comes last and is held for
     milliseconds; where it is not to be had soon, all is rolled back, tried again, and then left to the next call.
 
-    Afterwards, in small transactions: allocations that no kept decision was drawn from, and assignments of sticky units
-    that have expired, are deleted.
+    Afterwards, in small transactions: allocations that no kept decision was drawn from, assignments of sticky units that
+    have expired, and shadow comparisons of days that are not kept, are deleted. What judges said of them stays.
 """
 
 import asyncio
@@ -31,6 +31,7 @@ from psycopg import sql
 from router.storage.errors import CLOSED_DAY, translated
 from router.storage.maturing import count_day
 from router.storage.partitions import LOCK, PARTITIONED, partition_name, set_lock_timeout
+from router.storage.shadow import delete_dropped
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +117,8 @@ async def drop_expired(connection: psycopg.AsyncConnection[Any], today: date, ke
         except pg.LockNotAvailable as error:
             log.warning("retention gives way, and goes on next time: %s", error)
         await _delete_allocations(connection)
+        if deleted := await delete_dropped(connection):
+            log.info("deleted %d shadow comparisons of days that are not kept any more", deleted)
         if advanced:
             # A day's grace: nobody is in the middle of drawing such a unit anew.
             await _delete_units(connection, datetime.combine(today - timedelta(days=1), time(), UTC))
