@@ -175,7 +175,8 @@ class ExperimentServiceServicer:
 
         Atomicity: the state changes or the call fails.
         Ordering: replicas follow within milliseconds.
-        Limits: an experiment with a control, a shadow rule and at least one other arm.
+        Limits: an experiment with a control, a shadow rule and at least one other arm; with a daily budget, each of them has a
+        cost_usd. Its ramp, if it has one, begins once the experiment runs.
         Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EXPERIMENT_NOT_FOUND), ABORTED (STALE_ETAG),
         FAILED_PRECONDITION (INVALID_TRANSITION), UNAVAILABLE.
         """
