@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import grpc
@@ -45,7 +45,9 @@ class InterceptingServer:
 
 
 def _wrap(handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
+    """Wrap a handler of one request and one reply, or of one request and a stream of replies."""
     behave: Any = handler.unary_unary
+    stream: Any = handler.unary_stream
     parse: Any = handler.request_deserializer
 
     def deserialize(data: bytes) -> Message | _Malformed:
@@ -58,19 +60,37 @@ def _wrap(handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any
     async def call(request: Message | _Malformed, context: Any) -> Any:
         try:
             if isinstance(request, _Malformed):
-                raise InvalidArgumentError(
-                    "the request's bytes are not the message that this method takes", reason="MALFORMED_MESSAGE"
-                )
+                raise _malformed()
             validate(request)
             return await behave(request, context)
         except Exception as error:
-            service_error = as_service_error(error, log_fields(request))
-        if service_error.retry_after_ms is not None:
-            # What gRPC's own retries read; RetryInfo is for people and for other clients.
-            context.set_trailing_metadata((("grpc-retry-pushback-ms", str(service_error.retry_after_ms)),))
-        return await context.abort_with_status(rpc_status.to_status(service_error.to_status()))
+            return await _abort(error, request, context)
 
+    async def call_stream(request: Message | _Malformed, context: Any) -> AsyncIterator[Any]:
+        try:
+            if isinstance(request, _Malformed):
+                raise _malformed()
+            validate(request)
+            async for reply in stream(request, context):
+                yield reply
+        except Exception as error:
+            await _abort(error, request, context)
+
+    if stream is not None:
+        return grpc.unary_stream_rpc_method_handler(call_stream, deserialize, _serialize)
     return grpc.unary_unary_rpc_method_handler(call, deserialize, _serialize)
+
+
+def _malformed() -> InvalidArgumentError:
+    return InvalidArgumentError("the request's bytes are not the message that this method takes", reason="MALFORMED_MESSAGE")
+
+
+async def _abort(error: Exception, request: object, context: Any) -> Any:
+    service_error = as_service_error(error, log_fields(request))
+    if service_error.retry_after_ms is not None:
+        # What gRPC's own retries read; RetryInfo is for people and for other clients.
+        context.set_trailing_metadata((("grpc-retry-pushback-ms", str(service_error.retry_after_ms)),))
+    return await context.abort_with_status(rpc_status.to_status(service_error.to_status()))
 
 
 def _serialize(reply: Message | bytes) -> bytes:

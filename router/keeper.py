@@ -11,10 +11,11 @@ from datetime import date
 from pathlib import Path
 
 from router.clocks import Clocks
-from router.controllers import derive, ramp
+from router.controllers import derive, ramp, snapshots
 from router.controllers.derive import Deriver
 from router.controllers.leader import Duty, Leader
 from router.controllers.ramp import RampController
+from router.controllers.snapshots import Historian
 from router.deployment import Deployment, find_deployment, is_still
 from router.drain import Drainer
 from router.settings import WorkerSettings
@@ -91,16 +92,21 @@ class Keeper:
         saver = Saver(database, deployment.deployment_id, deployment.directory, clock_us=self._clocks.now_us)
         deriver = Deriver(database, clock_us=self._clocks.now_us, announce=announcer.announce)
         ramps = RampController(database, self._clocks.now_us, announcer.announce, every_s=ramp.EVERY_S)
+        historian = Historian(database, self._clocks.now_us)
         async with contextlib.AsyncExitStack() as closing, asyncio.TaskGroup() as tasks:
             closing.push_async_callback(deriver.close)
             closing.push_async_callback(ramps.close)
             tasks.create_task(saver.run(), name="saver")
             tasks.create_task(self._make_partitions(database), name="partitions")
-            tasks.create_task(Leader(database, self._duties(deriver, ramps)).run(), name="leader")
+            tasks.create_task(Leader(database, self._duties(deriver, ramps, historian)).run(), name="leader")
 
-    def _duties(self, deriver: Deriver, ramps: RampController) -> list[Duty]:
+    def _duties(self, deriver: Deriver, ramps: RampController, historian: Historian) -> list[Duty]:
         """What this keeper does while it leads."""
-        duties = [Duty("derived signals", derive.EVERY_S, deriver.work), Duty("ramps", ramp.EVERY_S, ramps.look)]
+        duties = [
+            Duty("derived signals", derive.EVERY_S, deriver.work),
+            Duty("ramps", ramp.EVERY_S, ramps.look),
+            Duty("snapshots", snapshots.EVERY_S, historian.work),
+        ]
         if self._settings.retention_days:
             duties.append(Duty("retention", _RETENTION_S, self._drop_expired))
         return duties

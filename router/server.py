@@ -27,6 +27,7 @@ from router.services.experiments import ExperimentService
 from router.services.interleave import InterleaveService
 from router.services.posteriors import PosteriorService
 from router.services.routing import RouterService
+from router.services.watchers import Watchers
 from router.settings import WorkerSettings
 from router.sticky import StickyUnits
 from router.storage.database import Database, DatabaseUrl
@@ -132,7 +133,10 @@ class Server:
             experiments_pb2_grpc.add_ExperimentServiceServicer_to_server(
                 ExperimentService(database, registry, announcer.announce, clocks.now_us), registrar
             )
-            posteriors_pb2_grpc.add_PosteriorServiceServicer_to_server(PosteriorService(database, clocks.now_us), registrar)
+            watchers = Watchers(database)
+            posteriors_pb2_grpc.add_PosteriorServiceServicer_to_server(
+                PosteriorService(database, watchers, clocks.now_us), registrar
+            )
             interleave_pb2_grpc.add_InterleaveServiceServicer_to_server(
                 InterleaveService(database, registry, codec, clocks.now_us, clocks.rng), registrar
             )
@@ -146,6 +150,8 @@ class Server:
                 await health.set(name, health_pb2.HealthCheckResponse.SERVING)
             await server.start()
             starting.push_async_callback(_drained, server, gate, self.port, health, ingest)
+            # Before calls under way are waited for: streams have no end of their own.
+            starting.push_async_callback(watchers.close)
             self._closers = starting.pop_all()
 
     async def stop(self) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,24 @@ from router.storage.errors import StorageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 DEFAULT_SERVER = "127.0.0.1:50051"
+
+
+class _Instant(click.ParamType[datetime]):
+    """A moment, with its time zone."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        try:
+            found = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a time, as in 2026-11-22T10:00:00Z", param, ctx)
+        if found.tzinfo is None:
+            self.fail(f"{value!r} does not say its time zone: end it with Z or an offset, as in {value}Z", param, ctx)
+        return found.astimezone(UTC)
+
+
+INSTANT = _Instant()
 
 
 def database_options(command: F) -> F:

@@ -132,7 +132,8 @@ WITH incoming AS MATERIALIZED (
     SELECT t.*, coalesce((SELECT CASE WHEN e.content = t.content THEN 1 ELSE 2 END FROM events e
                           WHERE e.decision_day = t.decision_day AND e.decision_key = t.decision_key
                             AND e.event_id = t.event_id AND e.decision_day BETWEEN {first_day} AND {last_day}
-                          LIMIT 1), 0) AS known
+                          LIMIT 1), 0) AS known,
+           (SELECT v.policy_version FROM policy_versions v WHERE v.incarnation = t.incarnation LIMIT 1) AS applied_version
     FROM unnest($1::int4[], $2::date[], $3::uuid[], $4::text[], $5::int8[], $6::int2[], $7::text[], $8::timestamptz[],
                 $9::text[], $10::text[], $11::int2[], $12::timestamptz[], $13::timestamptz[], $14::timestamptz[],
                 $15::int4[], $16::text[], $17::int4[], $18::int8[], $19::bytea[], $20::jsonb[])
@@ -143,9 +144,10 @@ WITH incoming AS MATERIALIZED (
 stored AS (
     INSERT INTO events (decision_day, decision_key, event_id, incarnation, arm, segment, bucket, kind, signal, rank,
                         decided_at, occurred_at, received_at, reward_micros, status, reward_rule_version,
-                        policy_version, content, details)
+                        policy_version, content, details, applied_version)
     SELECT decision_day, decision_key, event_id, incarnation, arm, segment, bucket, kind, signal, rank, decided_at,
-           occurred_at, received_at, reward_micros, status, reward_rule_version, policy_version, content, details
+           occurred_at, received_at, reward_micros, status, reward_rule_version, policy_version, content, details,
+           applied_version
     FROM incoming WHERE known = 0
 ),
 candidates AS (

@@ -116,6 +116,15 @@ async def read_versions(connection: AsyncConnection) -> dict[int, tuple[int, int
     return {incarnation: (policy, definition) for incarnation, policy, definition in table.tolist()}
 
 
+async def read_policy_versions(connection: AsyncConnection, incarnations: Sequence[int]) -> dict[int, int]:
+    """Return the policy version of those of these experiments that exist."""
+    rows = await connection.execute(
+        text("SELECT incarnation, policy_version FROM policy_versions WHERE incarnation = ANY(:incarnations)"),
+        {"incarnations": list(incarnations)},
+    )
+    return {row.incarnation: row.policy_version for row in rows}
+
+
 def notifications(incarnations: Iterable[int]) -> list[str]:
     """Return the payloads that say that these experiments changed, each within Postgres' limit of 8,000 bytes."""
     words = [str(incarnation) for incarnation in sorted(incarnations)]

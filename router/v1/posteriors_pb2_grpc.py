@@ -40,6 +40,16 @@ class PosteriorServiceStub:
                 request_serializer=router_dot_v1_dot_posteriors__pb2.GetPosteriorRequest.SerializeToString,
                 response_deserializer=router_dot_v1_dot_posteriors__pb2.GetPosteriorResponse.FromString,
                 _registered_method=True)
+        self.ListSnapshots = channel.unary_unary(
+                '/router.v1.PosteriorService/ListSnapshots',
+                request_serializer=router_dot_v1_dot_posteriors__pb2.ListSnapshotsRequest.SerializeToString,
+                response_deserializer=router_dot_v1_dot_posteriors__pb2.ListSnapshotsResponse.FromString,
+                _registered_method=True)
+        self.WatchPosterior = channel.unary_stream(
+                '/router.v1.PosteriorService/WatchPosterior',
+                request_serializer=router_dot_v1_dot_posteriors__pb2.WatchPosteriorRequest.SerializeToString,
+                response_deserializer=router_dot_v1_dot_posteriors__pb2.WatchPosteriorResponse.FromString,
+                _registered_method=True)
         self.GetMetrics = channel.unary_unary(
                 '/router.v1.PosteriorService/GetMetrics',
                 request_serializer=router_dot_v1_dot_posteriors__pb2.GetMetricsRequest.SerializeToString,
@@ -52,12 +62,41 @@ class PosteriorServiceServicer:
     """
 
     def GetPosterior(self, request, context):
-        """Reads the posterior of every active arm, and of retired ones after them.
+        """Reads the posterior of every active arm, and of retired ones after them: now, or as the last snapshot until some time
+        has it.
 
         Atomicity: one consistent reading of all arms.
-        Ordering: includes every Reward acknowledged as applied before the call, on whichever replica.
-        Limits: the current posterior only.
-        Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EXPERIMENT_NOT_FOUND), UNAVAILABLE (STORAGE_UNAVAILABLE).
+        Ordering: without as_of, includes every Reward acknowledged as applied before the call, on whichever replica.
+        Limits: as_of from when the experiment was created until now.
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EXPERIMENT_NOT_FOUND), FAILED_PRECONDITION (NO_SNAPSHOT),
+        UNAVAILABLE (STORAGE_UNAVAILABLE).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSnapshots(self, request, context):
+        """Lists the snapshots of a period, oldest first. While a posterior changes there is one within five minutes, and sooner
+        where it has learned much, at most one a second.
+
+        Atomicity: each page is consistent in itself; snapshots never change.
+        Ordering: ascending policy_version, which is ascending time.
+        Limits: 1,000 a page, 100 by default; a page ends early at 4 MiB.
+        Errors: INVALID_ARGUMENT (INVALID_FIELD, INVALID_PAGE_TOKEN), NOT_FOUND (EXPERIMENT_NOT_FOUND), UNAVAILABLE
+        (STORAGE_UNAVAILABLE).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchPosterior(self, request, context):
+        """Sends the posterior now, and again whenever it has changed, at most once a second.
+
+        Atomicity: each message is one consistent reading of all arms.
+        Ordering: ascending policy_version; versions in between may be left out, the last one never.
+        Limits: 100 streams a process. A stream lives until the client ends it, or the replica drains.
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EXPERIMENT_NOT_FOUND), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE
+        (STORAGE_UNAVAILABLE, SHUTTING_DOWN: watch again).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -82,6 +121,16 @@ def add_PosteriorServiceServicer_to_server(servicer, server):
                     servicer.GetPosterior,
                     request_deserializer=router_dot_v1_dot_posteriors__pb2.GetPosteriorRequest.FromString,
                     response_serializer=router_dot_v1_dot_posteriors__pb2.GetPosteriorResponse.SerializeToString,
+            ),
+            'ListSnapshots': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSnapshots,
+                    request_deserializer=router_dot_v1_dot_posteriors__pb2.ListSnapshotsRequest.FromString,
+                    response_serializer=router_dot_v1_dot_posteriors__pb2.ListSnapshotsResponse.SerializeToString,
+            ),
+            'WatchPosterior': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchPosterior,
+                    request_deserializer=router_dot_v1_dot_posteriors__pb2.WatchPosteriorRequest.FromString,
+                    response_serializer=router_dot_v1_dot_posteriors__pb2.WatchPosteriorResponse.SerializeToString,
             ),
             'GetMetrics': grpc.unary_unary_rpc_method_handler(
                     servicer.GetMetrics,
@@ -117,6 +166,60 @@ class PosteriorService:
             '/router.v1.PosteriorService/GetPosterior',
             router_dot_v1_dot_posteriors__pb2.GetPosteriorRequest.SerializeToString,
             router_dot_v1_dot_posteriors__pb2.GetPosteriorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSnapshots(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/router.v1.PosteriorService/ListSnapshots',
+            router_dot_v1_dot_posteriors__pb2.ListSnapshotsRequest.SerializeToString,
+            router_dot_v1_dot_posteriors__pb2.ListSnapshotsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchPosterior(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/router.v1.PosteriorService/WatchPosterior',
+            router_dot_v1_dot_posteriors__pb2.WatchPosteriorRequest.SerializeToString,
+            router_dot_v1_dot_posteriors__pb2.WatchPosteriorResponse.FromString,
             options,
             channel_credentials,
             insecure,

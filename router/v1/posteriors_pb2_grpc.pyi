@@ -34,12 +34,33 @@ class PosteriorServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PosteriorServiceAsyncStub: ...
     GetPosterior: _grpc.UnaryUnaryMultiCallable[_posteriors_pb2.GetPosteriorRequest, _posteriors_pb2.GetPosteriorResponse]
-    """Reads the posterior of every active arm, and of retired ones after them.
+    """Reads the posterior of every active arm, and of retired ones after them: now, or as the last snapshot until some time
+    has it.
 
     Atomicity: one consistent reading of all arms.
-    Ordering: includes every Reward acknowledged as applied before the call, on whichever replica.
-    Limits: the current posterior only.
-    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EXPERIMENT_NOT_FOUND), UNAVAILABLE (STORAGE_UNAVAILABLE).
+    Ordering: without as_of, includes every Reward acknowledged as applied before the call, on whichever replica.
+    Limits: as_of from when the experiment was created until now.
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EXPERIMENT_NOT_FOUND), FAILED_PRECONDITION (NO_SNAPSHOT),
+    UNAVAILABLE (STORAGE_UNAVAILABLE).
+    """
+    ListSnapshots: _grpc.UnaryUnaryMultiCallable[_posteriors_pb2.ListSnapshotsRequest, _posteriors_pb2.ListSnapshotsResponse]
+    """Lists the snapshots of a period, oldest first. While a posterior changes there is one within five minutes, and sooner
+    where it has learned much, at most one a second.
+
+    Atomicity: each page is consistent in itself; snapshots never change.
+    Ordering: ascending policy_version, which is ascending time.
+    Limits: 1,000 a page, 100 by default; a page ends early at 4 MiB.
+    Errors: INVALID_ARGUMENT (INVALID_FIELD, INVALID_PAGE_TOKEN), NOT_FOUND (EXPERIMENT_NOT_FOUND), UNAVAILABLE
+    (STORAGE_UNAVAILABLE).
+    """
+    WatchPosterior: _grpc.UnaryStreamMultiCallable[_posteriors_pb2.WatchPosteriorRequest, _posteriors_pb2.WatchPosteriorResponse]
+    """Sends the posterior now, and again whenever it has changed, at most once a second.
+
+    Atomicity: each message is one consistent reading of all arms.
+    Ordering: ascending policy_version; versions in between may be left out, the last one never.
+    Limits: 100 streams a process. A stream lives until the client ends it, or the replica drains.
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EXPERIMENT_NOT_FOUND), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE
+    (STORAGE_UNAVAILABLE, SHUTTING_DOWN: watch again).
     """
     GetMetrics: _grpc.UnaryUnaryMultiCallable[_posteriors_pb2.GetMetricsRequest, _posteriors_pb2.GetMetricsResponse]
     """Counts what users did after the decisions of a period, arm by arm: dashboards, not significance.
@@ -56,12 +77,33 @@ class PosteriorServiceAsyncStub(PosteriorServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetPosterior: _aio.UnaryUnaryMultiCallable[_posteriors_pb2.GetPosteriorRequest, _posteriors_pb2.GetPosteriorResponse]  # type: ignore[assignment]
-    """Reads the posterior of every active arm, and of retired ones after them.
+    """Reads the posterior of every active arm, and of retired ones after them: now, or as the last snapshot until some time
+    has it.
 
     Atomicity: one consistent reading of all arms.
-    Ordering: includes every Reward acknowledged as applied before the call, on whichever replica.
-    Limits: the current posterior only.
-    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EXPERIMENT_NOT_FOUND), UNAVAILABLE (STORAGE_UNAVAILABLE).
+    Ordering: without as_of, includes every Reward acknowledged as applied before the call, on whichever replica.
+    Limits: as_of from when the experiment was created until now.
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EXPERIMENT_NOT_FOUND), FAILED_PRECONDITION (NO_SNAPSHOT),
+    UNAVAILABLE (STORAGE_UNAVAILABLE).
+    """
+    ListSnapshots: _aio.UnaryUnaryMultiCallable[_posteriors_pb2.ListSnapshotsRequest, _posteriors_pb2.ListSnapshotsResponse]  # type: ignore[assignment]
+    """Lists the snapshots of a period, oldest first. While a posterior changes there is one within five minutes, and sooner
+    where it has learned much, at most one a second.
+
+    Atomicity: each page is consistent in itself; snapshots never change.
+    Ordering: ascending policy_version, which is ascending time.
+    Limits: 1,000 a page, 100 by default; a page ends early at 4 MiB.
+    Errors: INVALID_ARGUMENT (INVALID_FIELD, INVALID_PAGE_TOKEN), NOT_FOUND (EXPERIMENT_NOT_FOUND), UNAVAILABLE
+    (STORAGE_UNAVAILABLE).
+    """
+    WatchPosterior: _aio.UnaryStreamMultiCallable[_posteriors_pb2.WatchPosteriorRequest, _posteriors_pb2.WatchPosteriorResponse]  # type: ignore[assignment]
+    """Sends the posterior now, and again whenever it has changed, at most once a second.
+
+    Atomicity: each message is one consistent reading of all arms.
+    Ordering: ascending policy_version; versions in between may be left out, the last one never.
+    Limits: 100 streams a process. A stream lives until the client ends it, or the replica drains.
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EXPERIMENT_NOT_FOUND), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE
+    (STORAGE_UNAVAILABLE, SHUTTING_DOWN: watch again).
     """
     GetMetrics: _aio.UnaryUnaryMultiCallable[_posteriors_pb2.GetMetricsRequest, _posteriors_pb2.GetMetricsResponse]  # type: ignore[assignment]
     """Counts what users did after the decisions of a period, arm by arm: dashboards, not significance.
@@ -81,12 +123,45 @@ class PosteriorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _posteriors_pb2.GetPosteriorRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_posteriors_pb2.GetPosteriorResponse, _abc.Awaitable[_posteriors_pb2.GetPosteriorResponse]]:
-        """Reads the posterior of every active arm, and of retired ones after them.
+        """Reads the posterior of every active arm, and of retired ones after them: now, or as the last snapshot until some time
+        has it.
 
         Atomicity: one consistent reading of all arms.
-        Ordering: includes every Reward acknowledged as applied before the call, on whichever replica.
-        Limits: the current posterior only.
-        Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EXPERIMENT_NOT_FOUND), UNAVAILABLE (STORAGE_UNAVAILABLE).
+        Ordering: without as_of, includes every Reward acknowledged as applied before the call, on whichever replica.
+        Limits: as_of from when the experiment was created until now.
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EXPERIMENT_NOT_FOUND), FAILED_PRECONDITION (NO_SNAPSHOT),
+        UNAVAILABLE (STORAGE_UNAVAILABLE).
+        """
+
+    @_abc_1.abstractmethod
+    def ListSnapshots(
+        self,
+        request: _posteriors_pb2.ListSnapshotsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_posteriors_pb2.ListSnapshotsResponse, _abc.Awaitable[_posteriors_pb2.ListSnapshotsResponse]]:
+        """Lists the snapshots of a period, oldest first. While a posterior changes there is one within five minutes, and sooner
+        where it has learned much, at most one a second.
+
+        Atomicity: each page is consistent in itself; snapshots never change.
+        Ordering: ascending policy_version, which is ascending time.
+        Limits: 1,000 a page, 100 by default; a page ends early at 4 MiB.
+        Errors: INVALID_ARGUMENT (INVALID_FIELD, INVALID_PAGE_TOKEN), NOT_FOUND (EXPERIMENT_NOT_FOUND), UNAVAILABLE
+        (STORAGE_UNAVAILABLE).
+        """
+
+    @_abc_1.abstractmethod
+    def WatchPosterior(
+        self,
+        request: _posteriors_pb2.WatchPosteriorRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_posteriors_pb2.WatchPosteriorResponse], _abc.AsyncIterator[_posteriors_pb2.WatchPosteriorResponse]]:
+        """Sends the posterior now, and again whenever it has changed, at most once a second.
+
+        Atomicity: each message is one consistent reading of all arms.
+        Ordering: ascending policy_version; versions in between may be left out, the last one never.
+        Limits: 100 streams a process. A stream lives until the client ends it, or the replica drains.
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (EXPERIMENT_NOT_FOUND), RESOURCE_EXHAUSTED (OVERLOADED), UNAVAILABLE
+        (STORAGE_UNAVAILABLE, SHUTTING_DOWN: watch again).
         """
 
     @_abc_1.abstractmethod

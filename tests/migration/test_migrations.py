@@ -11,6 +11,8 @@ from router.storage.errors import StorageError
 from router.storage.migrate import migrate, migrations_directory, schema_state
 
 ANALYSTS_READ = {
+    "posterior_history",
+    "snapshots",
     "judge_runs",
     "judgments",
     "shadow_comparisons",

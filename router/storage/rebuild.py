@@ -1,0 +1,162 @@
+"""Rebuild: a snapshot computed again from the log of events, by another program than the one that took it.
+
+A snapshot of version v holds the events whose applied_version is below v and, where outcomes wait, only those of decisions
+made until matured_to. So the fold of exactly these, plus what dropped days left behind, is its evidence; prior plus evidence
+its parameters; and their comparison the rest, but for the allocation, which followed from rules that may have changed.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+import psycopg
+from psycopg.rows import dict_row
+
+from bandit.reward import Candidate, Evidence, fold
+from router.standing import Standing, compared, posteriors_of
+from router.storage.errors import translated
+from router.storage.experiments import BY_INCARNATION, definition_of
+from router.storage.snapshots import UNTIL, Snapshot, snapshot_of
+
+_EVENTS = """
+SELECT e.decision_day, e.decision_key, e.arm, e.rank, (extract(epoch FROM e.occurred_at) * 1000000)::int8, e.event_id,
+       e.reward_micros
+FROM events e
+WHERE e.incarnation = %(incarnation)s AND e.reward_micros IS NOT NULL
+  AND (e.applied_version IS NULL OR e.applied_version < %(version)s)
+  AND NOT coalesce((SELECT o.decided_at > %(matured_to)s FROM outcomes o WHERE o.decision_day = e.decision_day
+                    AND o.decision_key = e.decision_key LIMIT 1), false)
+ORDER BY e.decision_day, e.decision_key
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ArmRebuilt:
+    """One arm of a snapshot, kept and computed again."""
+
+    arm_id: str
+    version: int
+    kept: dict[str, float | int]
+    rebuilt: dict[str, float | int]
+
+    @property
+    def agrees(self) -> bool:
+        """Whether both are the same to the last digit."""
+        return self.kept == self.rebuilt
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """What became of one snapshot."""
+
+    experiment_id: str
+    policy_version: int
+    taken_at: datetime
+    #: Events folded.
+    events: int
+    arms: tuple[ArmRebuilt, ...]
+    #: Why it cannot be rebuilt; empty if it can.
+    obstacle: str = ""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether it was rebuilt to the last digit."""
+        return not self.obstacle and all(arm.agrees for arm in self.arms)
+
+
+def rebuild(
+    connection: psycopg.Connection[Any],
+    incarnation: int,
+    at: datetime,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Rebuilt | None:
+    """Compute the last snapshot taken until `at` again; None if there is none. `progress` is told (events, in all).
+
+    Runs beside a live service and changes nothing; memory is bounded by the arms. Raises StorageError.
+    """
+    with translated(), connection.transaction():
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        # Before the first reading: a day that is dropped in between would be gone.
+        connection.execute("LOCK TABLE events IN ACCESS SHARE MODE")
+        with connection.cursor(row_factory=dict_row) as cursor:
+            found = cursor.execute(BY_INCARNATION, (incarnation,)).fetchone()
+        row = connection.execute(UNTIL, (incarnation, at)).fetchone()
+        if found is None or row is None:
+            return None
+        definition = definition_of(found)
+        snapshot = snapshot_of(row, {arm.number: arm for arm in definition.arms})
+        named = definition.experiment_id, snapshot.standing.policy_version, snapshot.taken_at
+        kept_from = connection.execute("SELECT kept_from FROM retention").fetchone()
+        if kept_from is not None and kept_from[0] != snapshot.kept_from:
+            gone = f"days before {kept_from[0]} were dropped after it was taken, and their events with them"
+            return Rebuilt(*named, events=0, arms=(), obstacle=gone)
+        events, evidence = _folded(connection, snapshot, progress)
+        base = connection.execute(
+            "SELECT arm, sum(success_micros)::int8, sum(failure_micros)::int8, sum(n)::int8 FROM evidence_base"
+            " WHERE incarnation = %s GROUP BY arm",
+            (incarnation,),
+        ).fetchall()
+    for arm, *counted in base:
+        evidence[arm] += Evidence(*counted)
+    return Rebuilt(*named, events, _compared(snapshot.standing, evidence))
+
+
+def _folded(
+    connection: psycopg.Connection[Any], snapshot: Snapshot, progress: Callable[[int, int], None]
+) -> tuple[int, defaultdict[int, Evidence]]:
+    parameters = {
+        "incarnation": snapshot.incarnation,
+        "version": snapshot.standing.policy_version,
+        "matured_to": snapshot.matured_to,
+    }
+    counted = connection.execute(f"SELECT count(*) FROM ({_EVENTS}) e", parameters).fetchone()
+    total, events = int(counted[0]) if counted else 0, 0
+    evidence: defaultdict[int, Evidence] = defaultdict(Evidence)
+    with connection.cursor("rebuild") as cursor:
+        cursor.itersize = 10_000
+        cursor.execute(_EVENTS, parameters)
+        for _, rows in groupby(cursor, key=itemgetter(0, 1)):
+            candidates: list[tuple[Candidate, int]] = []
+            for _, _, arm, rank, occurred_us, event_id, micros in rows:
+                candidates.append((Candidate(rank, occurred_us, event_id, micros), arm))
+                events += 1
+                if events % 10_000 == 0:
+                    progress(events, total)
+            winner = fold(candidate for candidate, _ in candidates)
+            assert winner is not None  # noqa: S101 - a decision has an event to be here
+            arm = next(arm for candidate, arm in candidates if candidate is winner)
+            evidence[arm] += Evidence.of(winner.reward_micros)
+    progress(total, total)
+    return events, evidence
+
+
+def _compared(standing: Standing, evidence: defaultdict[int, Evidence]) -> tuple[ArmRebuilt, ...]:
+    counted = [evidence[arm.number] for arm in standing.arms]
+    alpha, beta = posteriors_of(counted, standing.priors)
+    competing = np.array([arm.active for arm in standing.arms], dtype=bool)
+    comparison = compared(alpha, beta, competing)
+    kept = zip(
+        standing.evidence, standing.alpha, standing.beta, standing.probability_best, standing.expected_loss, strict=True
+    )
+    again = zip(counted, alpha, beta, comparison.probability_best, comparison.expected_loss, strict=True)
+    return tuple(
+        ArmRebuilt(arm.arm_id, arm.version, _figures(*one), _figures(*other))
+        for arm, one, other in zip(standing.arms, kept, again, strict=True)
+    )
+
+
+def _figures(counted: Evidence, alpha: float, beta: float, best: float, loss: float) -> dict[str, float | int]:
+    return {
+        "success_micros": counted.success_micros,
+        "failure_micros": counted.failure_micros,
+        "n": counted.n,
+        "alpha": float(alpha),
+        "beta": float(beta),
+        "probability_best": float(best),
+        "expected_loss": float(loss),
+    }
