@@ -272,7 +272,8 @@ _VALID: Final = (Verdict.A, Verdict.B, Verdict.TIE)
 
 def _for_first(judgments: Judgments) -> Indices:
     """Return 1 where a judgment is for the answer shown first, -1 where it is for the second, else 0."""
-    return (judgments.verdict == Verdict.A).astype(np.int64) - (judgments.verdict == Verdict.B)
+    said: Indices = (judgments.verdict == Verdict.A).astype(np.int64) - (judgments.verdict == Verdict.B)
+    return said
 
 
 def _for_arm(judgments: Judgments) -> Indices:

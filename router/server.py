@@ -25,6 +25,7 @@ from router.journal import Journal
 from router.registry import Registry
 from router.services.experiments import ExperimentService
 from router.services.interleave import InterleaveService
+from router.services.judge import JudgeService
 from router.services.posteriors import PosteriorService
 from router.services.routing import RouterService
 from router.services.watchers import Watchers
@@ -41,6 +42,8 @@ from router.v1 import (
     experiments_pb2_grpc,
     interleave_pb2,
     interleave_pb2_grpc,
+    judge_pb2,
+    judge_pb2_grpc,
     posteriors_pb2,
     posteriors_pb2_grpc,
     routing_pb2,
@@ -69,6 +72,7 @@ _SERVICES = tuple(
         (experiments_pb2, "ExperimentService"),
         (posteriors_pb2, "PosteriorService"),
         (interleave_pb2, "InterleaveService"),
+        (judge_pb2, "JudgeService"),
     )
 )
 
@@ -140,6 +144,7 @@ class Server:
             interleave_pb2_grpc.add_InterleaveServiceServicer_to_server(
                 InterleaveService(database, registry, codec, clocks.now_us, clocks.rng), registrar
             )
+            judge_pb2_grpc.add_JudgeServiceServicer_to_server(JudgeService(database, clocks.now_us), registrar)
             health = HealthServicer()
             health_pb2_grpc.add_HealthServicer_to_server(health, gated)
             names = (*_SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
