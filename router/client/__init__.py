@@ -25,6 +25,10 @@ Prompts
     No prompt is ever sent. `prompt_similarity` computes, here, how much a prompt resembles the one before: passed to
     `route`, it lets the router derive `rephrased_query`.
 
+Shadow traffic
+    A decision may name `shadow_arms` to call beside its own, for comparison. What they answer goes to `record_shadow`, in
+    the background, and never to a user.
+
 Fallback
     With a fallback arm, a router that cannot answer costs learning, not answers: `route` returns a decision whose
     `decision_id` is empty and `is_fallback` true. Rewarding it sends nothing and is counted in `stats()`.
@@ -41,9 +45,20 @@ from router.client._errors import (
     Violation,
 )
 from router.client._prompts import prompt_similarity
-from router.client._requests import RewardEvent, RouteRequest
+from router.client._requests import RewardEvent, RouteRequest, ShadowRecord
 from router.client._sync import RouterClient
-from router.client._values import Arm, CallReport, ClientStats, Decision, Reason, RewardResult, Signal, Status
+from router.client._values import (
+    Arm,
+    CallReport,
+    ClientStats,
+    Decision,
+    ModelAnswer,
+    Reason,
+    RewardResult,
+    Signal,
+    Status,
+    TextMode,
+)
 
 __all__ = [
     "CHANNEL_OPTIONS",
@@ -54,6 +69,7 @@ __all__ = [
     "Decision",
     "FailedPrecondition",
     "InvalidArgument",
+    "ModelAnswer",
     "NotFound",
     "Reason",
     "RewardEvent",
@@ -61,8 +77,10 @@ __all__ = [
     "RouteRequest",
     "RouterClient",
     "RouterError",
+    "ShadowRecord",
     "Signal",
     "Status",
+    "TextMode",
     "Unavailable",
     "Violation",
     "prompt_similarity",

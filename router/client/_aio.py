@@ -13,9 +13,8 @@ import grpc.aio
 from router.client import _channel, _errors
 from router.client._calls import Call, Calls
 from router.client._errors import RouterError
-from router.client._requests import RewardEvent, RewardOptions, RouteOptions, RouteRequest
-from router.client._values import Arm, ClientStats, Decision, RewardResult
-from router.v1.routing_pb2_grpc import RouterServiceStub
+from router.client._requests import RewardEvent, RewardOptions, RouteOptions, RouteRequest, ShadowOptions, ShadowRecord
+from router.client._values import Arm, ClientStats, Decision, ModelAnswer, RewardResult
 
 T = TypeVar("T")
 
@@ -37,7 +36,7 @@ class AsyncRouterClient:
         self._calls = Calls(fallback_arms)
         self._channel = _channel.dial_aio(target, channel, credentials)
         self._owns_channel = channel is None
-        self._stub = RouterServiceStub(self._channel)
+        self._methods = _channel.methods(self._channel)
 
     async def route(self, experiment_id: str, *, timeout: float | None = None, **request: Unpack[RouteOptions]) -> Decision:
         """Return the arm that answers this request, as `RouterClient.route`."""
@@ -61,6 +60,20 @@ class AsyncRouterClient:
         """Tell many events, as `RouterClient.batch_reward`."""
         return await self._send(self._calls.batch_reward(events, timeout))
 
+    async def record_shadow(
+        self,
+        decision: Decision | str,
+        arm: Arm | str,
+        *,
+        serving: ModelAnswer,
+        shadow: ModelAnswer,
+        timeout: float | None = None,
+        **options: Unpack[ShadowOptions],
+    ) -> bool:
+        """Tell how a shadow arm answered beside the serving one, as `RouterClient.record_shadow`."""
+        record = ShadowRecord(decision, arm, serving=serving, shadow=shadow, **options)
+        return await self._send(self._calls.record_shadow(record, timeout))
+
     def stats(self) -> ClientStats:
         """Return what this client did without the router."""
         return self._calls.stats()
@@ -82,7 +95,7 @@ class AsyncRouterClient:
         if call.message is None:
             return call.done(None)
         try:
-            reply = await getattr(self._stub, call.method)(call.message, timeout=call.timeout_s)
+            reply = await self._methods[call.method](call.message, timeout=call.timeout_s)
         except grpc.RpcError as error:
             return call.failed(_errors.from_rpc(error))
         return call.done(reply)

@@ -13,9 +13,9 @@ from google.protobuf.message import Message
 from router.client import _errors, _messages
 from router.client._channel import DEADLINE_S
 from router.client._errors import RouterError
-from router.client._requests import RewardEvent, RouteRequest, as_arm
+from router.client._requests import RewardEvent, RouteRequest, ShadowRecord, as_arm
 from router.client._values import Arm, ClientStats, Decision, Reason, RewardResult, Status
-from router.v1 import routing_pb2
+from router.v1 import routing_pb2, shadow_pb2
 
 T = TypeVar("T")
 
@@ -119,6 +119,15 @@ class Calls:
 
         message = routing_pb2.BatchRewardRequest(requests=map(_messages.reward_request, sent)) if sent else None
         return Call("BatchReward", message, _deadline("BatchReward", timeout_s), done, failed=_raise)
+
+    def record_shadow(self, record: ShadowRecord, timeout_s: float | None) -> Call[bool]:
+        """Plan RecordShadow; nothing is sent about a fallback, which mirrors nothing."""
+
+        def done(reply: shadow_pb2.RecordShadowResponse | None) -> bool:
+            return reply is not None and not reply.duplicate
+
+        message = _messages.shadow_request(record) if record.decision_id else None
+        return Call("RecordShadow", message, _deadline("RecordShadow", timeout_s), done, failed=_raise)
 
     def _routed(
         self,

@@ -13,11 +13,14 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 
+from router.v1.routing_pb2_grpc import RouterServiceStub
+from router.v1.shadow_pb2_grpc import ShadowServiceStub
+
 #: What the router accepts and sends, in bytes.
 MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 
 #: Deadline of each method unless the caller gives one, in seconds, retries included.
-DEADLINE_S: Final = {"Route": 1.0, "BatchRoute": 5.0, "Reward": 5.0, "BatchReward": 30.0}
+DEADLINE_S: Final = {"Route": 1.0, "BatchRoute": 5.0, "Reward": 5.0, "BatchReward": 30.0, "RecordShadow": 10.0}
 
 
 def _retry(*codes: str, attempts: int, initial_s: float, longest_s: float) -> dict[str, Any]:
@@ -30,9 +33,9 @@ def _retry(*codes: str, attempts: int, initial_s: float, longest_s: float) -> di
     }
 
 
-def _method(*names: str, retry: dict[str, Any]) -> dict[str, Any]:
+def _method(*names: str, retry: dict[str, Any], service: str = "RouterService") -> dict[str, Any]:
     return {
-        "name": [{"service": "router.v1.RouterService", "method": name} for name in names],
+        "name": [{"service": f"router.v1.{service}", "method": name} for name in names],
         # A router that is down is told at once, so that the fallback arm can answer.
         "waitForReady": False,
         "retryPolicy": retry,
@@ -53,6 +56,12 @@ SERVICE_CONFIG: Final[dict[str, Any]] = {
             "Reward",
             "BatchReward",
             retry=_retry("UNAVAILABLE", "CANCELLED", "RESOURCE_EXHAUSTED", attempts=5, initial_s=0.1, longest_s=1),
+        ),
+        # Nobody waits for these either, and a record that is lost was paid for.
+        _method(
+            "RecordShadow",
+            retry=_retry("UNAVAILABLE", "CANCELLED", "RESOURCE_EXHAUSTED", attempts=5, initial_s=0.1, longest_s=1),
+            service="ShadowService",
         ),
     ],
     # Once about a tenth of all calls fail, retries stop until the router recovers: an outage is not amplified, and then
@@ -98,6 +107,12 @@ def dial_aio(
     if credentials is None:
         return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
     return grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
+
+
+def methods(channel: Any) -> dict[str, Any]:
+    """Return what a client calls on a channel of either kind, by the name of the method."""
+    routing, shadow = RouterServiceStub(channel), ShadowServiceStub(channel)
+    return {name: getattr(shadow if name == "RecordShadow" else routing, name) for name in DEADLINE_S}
 
 
 def _address(target: str | None, channel: object | None, credentials: object | None) -> str:

@@ -7,9 +7,19 @@ from typing import Any, Final
 
 from google.protobuf import duration_pb2, struct_pb2, timestamp_pb2
 
-from router.client._requests import RewardEvent, RouteRequest
-from router.client._values import Arm, CallReport, Decision, Reason, RewardResult, Signal, Status
-from router.v1 import routing_pb2, types_pb2
+from router.client._requests import RewardEvent, RouteRequest, ShadowRecord
+from router.client._values import (
+    Arm,
+    CallReport,
+    Decision,
+    ModelAnswer,
+    Reason,
+    RewardResult,
+    Signal,
+    Status,
+    TextMode,
+)
+from router.v1 import routing_pb2, shadow_pb2, types_pb2
 
 #: Beyond this a double no longer tells neighbouring whole numbers apart, so the int would claim digits nobody sent.
 _EXACT: Final = 2.0**53
@@ -26,6 +36,7 @@ def route_request(request: RouteRequest) -> routing_pb2.RouteRequest:
         eligible_arm_ids=request.eligible_arm_ids,
         segment=request.segment,
         force_arm_id=request.force_arm_id,
+        force_control=request.force_control,
         prompt_fingerprint=request.prompt_fingerprint,
         prompt_similarity=request.prompt_similarity,
     )
@@ -76,6 +87,30 @@ def decision(
         shadow_arms=tuple(map(arm, reply.shadow_arms)),
         session_id=request.session_id,
         turn_id=request.turn_id,
+        shadow_text=TextMode(reply.shadow_text),
+        shadow_text_limit=reply.shadow_text_limit,
+    )
+
+
+def shadow_request(record: ShadowRecord) -> shadow_pb2.RecordShadowRequest:
+    """Return the message of a record, with no more text than its decision wants."""
+    return shadow_pb2.RecordShadowRequest(
+        decision_id=record.decision_id,
+        arm_id=record.arm if isinstance(record.arm, str) else record.arm.arm_id,
+        request_id=record.request_id,
+        prompt=record.kept(record.prompt),
+        serving=_answer(record, record.serving),
+        shadow=_answer(record, record.shadow),
+    )
+
+
+def _answer(record: ShadowRecord, answer: ModelAnswer) -> shadow_pb2.ModelAnswer:
+    return shadow_pb2.ModelAnswer(
+        text=record.kept(answer.text),
+        call=call_report(answer.call),
+        model=answer.model,
+        stop_reason=answer.stop_reason,
+        provider_request_id=answer.provider_request_id,
     )
 
 

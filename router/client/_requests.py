@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypedDict
 
-from router.client._values import Arm, CallReport, Decision, Signal
+from router.client._values import Arm, CallReport, Decision, ModelAnswer, Signal, TextMode
 
 
 class RouteOptions(TypedDict, total=False):
@@ -24,6 +24,7 @@ class RouteOptions(TypedDict, total=False):
     eligible_arm_ids: Iterable[str]
     segment: str
     force_arm_id: str
+    force_control: bool
     prompt_fingerprint: str
     prompt_similarity: float | None
     fallback: Arm | str | None
@@ -46,6 +47,8 @@ class RouteRequest:
     segment: str = field(default="", kw_only=True)
     #: Answers with this arm, for debugging; nothing is learned from it.
     force_arm_id: str = field(default="", kw_only=True)
+    #: Answers with the control, for a caller whose arm failed; nothing is learned from it. Not together with force_arm_id.
+    force_control: bool = field(default=False, kw_only=True)
     #: A hash of the prompt, made by the caller.
     prompt_fingerprint: str = field(default="", kw_only=True)
     #: Similarity to the session's previous prompt, in [0, 1].
@@ -71,6 +74,41 @@ class RouteRequest:
             return arm.arm_id == self.force_arm_id
         eligible = tuple(self.eligible_arm_ids)
         return not eligible or arm.arm_id in eligible
+
+
+class ShadowOptions(TypedDict, total=False):
+    """The optional arguments of `record_shadow`; `ShadowRecord` says what they mean."""
+
+    prompt: str
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowRecord:
+    """How a shadow arm answered beside the serving one. Sending the same decision and arm again changes nothing."""
+
+    #: The decision that named the shadow arm, or its id as kept with the answer.
+    decision: Decision | str
+    #: One of the decision's shadow_arms, or its id.
+    arm: Arm | str
+    serving: ModelAnswer = field(kw_only=True)
+    shadow: ModelAnswer = field(kw_only=True)
+    #: What both were asked, as text or as a JSON list of messages.
+    prompt: str = field(default="", kw_only=True)
+    #: The caller's own id of the request.
+    request_id: str = field(default="", kw_only=True)
+
+    @property
+    def decision_id(self) -> str:
+        """The receipt this is about; empty for a fallback."""
+        return self.decision if isinstance(self.decision, str) else self.decision.decision_id
+
+    def kept(self, text: str) -> str:
+        """Return what the decision wants of a text; all of it where only the id is known: the router decides too."""
+        if isinstance(self.decision, str) or self.decision.shadow_text is TextMode.FULL:
+            return text
+        truncated = self.decision.shadow_text is TextMode.TRUNCATED
+        return text[: self.decision.shadow_text_limit] if truncated else ""
 
 
 class RewardOptions(TypedDict, total=False):

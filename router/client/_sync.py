@@ -11,9 +11,8 @@ import grpc
 from router.client import _channel, _errors
 from router.client._calls import Call, Calls
 from router.client._errors import RouterError
-from router.client._requests import RewardEvent, RewardOptions, RouteOptions, RouteRequest
-from router.client._values import Arm, ClientStats, Decision, RewardResult
-from router.v1.routing_pb2_grpc import RouterServiceStub
+from router.client._requests import RewardEvent, RewardOptions, RouteOptions, RouteRequest, ShadowOptions, ShadowRecord
+from router.client._values import Arm, ClientStats, Decision, ModelAnswer, RewardResult
 
 T = TypeVar("T")
 
@@ -37,7 +36,7 @@ class RouterClient:
         self._calls = Calls(fallback_arms)
         self._channel = _channel.dial(target, channel, credentials)
         self._owns_channel = channel is None
-        self._stub = RouterServiceStub(self._channel)
+        self._methods = _channel.methods(self._channel)
 
     def route(self, experiment_id: str, *, timeout: float | None = None, **request: Unpack[RouteOptions]) -> Decision:
         """Return the arm that answers this request; `RouteRequest` describes the keywords.
@@ -76,6 +75,25 @@ class RouterClient:
         """
         return self._send(self._calls.batch_reward(events, timeout))
 
+    def record_shadow(
+        self,
+        decision: Decision | str,
+        arm: Arm | str,
+        *,
+        serving: ModelAnswer,
+        shadow: ModelAnswer,
+        timeout: float | None = None,
+        **options: Unpack[ShadowOptions],
+    ) -> bool:
+        """Tell how a shadow arm answered beside the serving one; `ShadowRecord` describes the keywords.
+
+        Returns whether that was news: False of what was recorded before, and of fallbacks, which mirror nothing. No more
+        text is sent than the decision wants. `timeout` in seconds, 10 by default, retries included. When it returns, the
+        comparison is durable. Raises RouterError if the router did not take it.
+        """
+        record = ShadowRecord(decision, arm, serving=serving, shadow=shadow, **options)
+        return self._send(self._calls.record_shadow(record, timeout))
+
     def stats(self) -> ClientStats:
         """Return what this client did without the router."""
         return self._calls.stats()
@@ -95,7 +113,7 @@ class RouterClient:
         if call.message is None:
             return call.done(None)
         try:
-            reply = getattr(self._stub, call.method)(call.message, timeout=call.timeout_s)
+            reply = self._methods[call.method](call.message, timeout=call.timeout_s)
         except grpc.RpcError as error:
             return call.failed(_errors.from_rpc(error))
         return call.done(reply)

@@ -72,6 +72,21 @@ class Status(IntEnum):
         return cls.UNSPECIFIED if isinstance(value, int) else None
 
 
+class TextMode(IntEnum):
+    """How much text of prompts and answers is recorded; the numbers are the proto's."""
+
+    #: Nothing is mirrored, or in a way that this version of the client does not know: then nothing is recorded.
+    UNSPECIFIED = 0
+    FULL = 1
+    #: The beginning of each text.
+    TRUNCATED = 2
+    OFF = 3
+
+    @classmethod
+    def _missing_(cls, value: object) -> TextMode | None:
+        return cls.UNSPECIFIED if isinstance(value, int) else None
+
+
 @dataclass(frozen=True, slots=True)
 class Arm:
     """What to call. A fallback arm is given in the same form; one without a model is for callers that know it by id."""
@@ -106,6 +121,10 @@ class Decision:
     session_id: str = ""
     #: As given to `route`.
     turn_id: str = ""
+    #: How much text `record_shadow` is to be given; it gives no more. Set beside shadow_arms.
+    shadow_text: TextMode = TextMode.UNSPECIFIED
+    #: For TRUNCATED: how many characters of each text.
+    shadow_text_limit: int = 0
 
     @property
     def is_fallback(self) -> bool:
@@ -146,6 +165,21 @@ class CallReport:
     cost_usd: float | None = None
     #: The kind of failure, such as "timeout"; empty when the call succeeded.
     error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelAnswer:
+    """One answer of a model, for a comparison."""
+
+    #: Empty where none is recorded, and for a call that failed.
+    text: str = ""
+    call: CallReport = CallReport()
+    #: The model as its server named it.
+    model: str = ""
+    #: Why it ended, in the words of its server, such as "end_turn".
+    stop_reason: str = ""
+    #: The server's id of the request.
+    provider_request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

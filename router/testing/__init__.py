@@ -10,6 +10,6 @@ the test too. Nothing is learned: arms are drawn uniformly from a seed, or chose
 """
 
 from router.testing._router import FakeRouter
-from router.testing._values import FakeExperiment, FakeReward
+from router.testing._values import FakeComparison, FakeExperiment, FakeReward
 
-__all__ = ["FakeExperiment", "FakeReward", "FakeRouter"]
+__all__ = ["FakeComparison", "FakeExperiment", "FakeReward", "FakeRouter"]

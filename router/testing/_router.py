@@ -10,7 +10,7 @@ import grpc.aio
 
 from router.client import Arm, AsyncRouterClient, Decision, RouterClient
 from router.testing._service import Service
-from router.testing._values import FakeExperiment, FakeReward
+from router.testing._values import FakeComparison, FakeExperiment, FakeReward
 from router.testing._wire import AioChannel, Channel
 
 
@@ -64,3 +64,8 @@ class FakeRouter(RouterClient):
     def rewards(self) -> tuple[FakeReward, ...]:
         """The events the router took, oldest first, duplicates included."""
         return self._service.rewards()
+
+    @property
+    def comparisons(self) -> tuple[FakeComparison, ...]:
+        """What was recorded of shadow arms, oldest first; a repeated record is not there twice."""
+        return self._service.comparisons()

@@ -14,17 +14,17 @@ from google.protobuf import struct_pb2
 from google.protobuf.message import Message
 
 from router.client import _messages
-from router.client._requests import RouteRequest
-from router.client._values import Arm, Decision, Reason, Status
+from router.client._requests import RouteRequest, as_arm
+from router.client._values import Arm, Decision, Reason, Status, TextMode
 from router.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
     ServiceError,
 )
-from router.testing._values import FakeExperiment, FakeReward
+from router.testing._values import FakeComparison, FakeExperiment, FakeReward
 from router.testing._wire import RpcFailure
-from router.v1 import routing_pb2, types_pb2
+from router.v1 import routing_pb2, shadow_pb2, types_pb2
 from router.validation import validate
 
 _DECISION_ID: Final = re.compile(r"fake_(?P<router>[0-9a-f]{32})_(?P<number>[0-9]{1,9})")
@@ -46,6 +46,7 @@ class Service:
         self._decisions: dict[str, Decision] = {}
         self._replies: dict[tuple[str, str], routing_pb2.RouteResponse] = {}
         self._rewards: list[FakeReward] = []
+        self._comparisons: dict[tuple[str, str], FakeComparison] = {}
         self._events: set[tuple[str, str]] = set()
         self._units: dict[tuple[str, str], str] = {}
         self._draws: dict[str, random.Random] = {}
@@ -55,6 +56,7 @@ class Service:
             "BatchRoute": self._batch_route,
             "Reward": self._reward,
             "BatchReward": self._batch_reward,
+            "RecordShadow": self._record_shadow,
         }
         #: Whether to fail every call as if no router answered.
         self.unreachable = False
@@ -78,6 +80,11 @@ class Service:
         """Return every event taken so far, oldest first."""
         with self._lock:
             return tuple(self._rewards)
+
+    def comparisons(self) -> tuple[FakeComparison, ...]:
+        """Return every comparison so far, oldest first."""
+        with self._lock:
+            return tuple(self._comparisons.values())
 
     def _batch_route(self, batch: routing_pb2.BatchRouteRequest) -> routing_pb2.BatchRouteResponse:
         validate(batch)
@@ -120,6 +127,9 @@ class Service:
                     reason="ARM_NOT_FOUND",
                     metadata={"arm_id": arm_id},
                 )
+        if request.force_control and request.force_arm_id:
+            rule = "is true, and force_arm_id names an arm too: only one of them can answer"
+            raise InvalidArgumentError.of_field("force_control", rule)
         if experiment.sticky and not request.unit_id:
             raise InvalidArgumentError.of_field("unit_id", "is required, because the assignment is sticky")
         asked = (request.experiment_id, request.request_id)
@@ -135,6 +145,8 @@ class Service:
             policy_version=1,
             reason=reason,
         )
+        if reason != routing_pb2.REASON_FORCED:
+            _mirror(experiment, reply)
         if request.request_id:
             self._replies[asked] = reply
         given = RouteRequest(request.experiment_id, session_id=request.session_id, turn_id=request.turn_id)
@@ -160,8 +172,9 @@ class Service:
         """Return the arm, the vector it counts as drawn from, and why."""
         eligible = [arm_id for arm_id in arm_ids if not request.eligible_arm_ids or arm_id in request.eligible_arm_ids]
         allocation = _allocation(experiment, arm_ids, eligible)
-        if request.force_arm_id:
-            return request.force_arm_id, allocation, routing_pb2.REASON_FORCED
+        forced = (experiment.control or arm_ids[0]) if request.force_control else request.force_arm_id
+        if forced:
+            return forced, allocation, routing_pb2.REASON_FORCED
         unit = (request.experiment_id, request.unit_id)
         kept = self._units.get(unit) if experiment.sticky else None
         if kept is not None and allocation.get(kept):
@@ -197,6 +210,23 @@ class Service:
         self._rewards.append(FakeReward.of(request, decision, status))
         return routing_pb2.RewardResponse(status=f"STATUS_{status.name}", arm_id=decision.arm.arm_id)
 
+    def _record_shadow(self, request: shadow_pb2.RecordShadowRequest) -> shadow_pb2.RecordShadowResponse:
+        validate(request)
+        decision = self._decision(request.decision_id)
+        experiment = self._experiments[decision.experiment_id]
+        known = {arm.arm_id for arm in (*experiment.arms_by_id().values(), *map(as_arm, experiment.shadow_arms))}
+        if request.arm_id not in known - {decision.arm.arm_id}:
+            raise InvalidArgumentError(
+                f"arm_id: {request.arm_id!r} is not an arm that the decision could be mirrored to",
+                reason="ARM_NOT_FOUND",
+                metadata={"arm_id": request.arm_id},
+            )
+        key = (request.decision_id, request.arm_id)
+        if key in self._comparisons:
+            return shadow_pb2.RecordShadowResponse(duplicate=True)
+        self._comparisons[key] = FakeComparison.of(request, decision)
+        return shadow_pb2.RecordShadowResponse()
+
     def _decision(self, decision_id: str) -> Decision:
         found = _DECISION_ID.fullmatch(decision_id)
         if found is None:
@@ -208,6 +238,14 @@ class Service:
         else:
             return self._decisions[decision_id]
         raise InvalidArgumentError.of_field("decision_id", what, reason=reason)
+
+
+def _mirror(experiment: FakeExperiment, reply: routing_pb2.RouteResponse) -> None:
+    arms = [as_arm(arm) for arm in experiment.shadow_arms]
+    if arms:
+        limit = experiment.shadow_text_limit if experiment.shadow_text is TextMode.TRUNCATED else 0
+        mode = f"TEXT_MODE_{experiment.shadow_text.name}"
+        reply.MergeFrom(routing_pb2.RouteResponse(shadow_arms=map(_routed, arms), shadow_text=mode, shadow_text_limit=limit))
 
 
 def _allocation(experiment: FakeExperiment, arm_ids: Sequence[str], eligible: Sequence[str]) -> dict[str, float]:

@@ -6,16 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from router.client._requests import as_arm
-from router.client._values import Arm, CallReport, Decision, Signal, Status
-from router.v1 import routing_pb2
+from router.client._requests import ShadowRecord, as_arm
+from router.client._values import Arm, CallReport, Decision, ModelAnswer, Signal, Status, TextMode
+from router.v1 import routing_pb2, shadow_pb2
 
 
 @dataclass
 class FakeExperiment:
     """An experiment of the fake. Change it during a test to change what is decided from then on.
 
-    Raises ValueError when `choose` names an arm that there is not.
+    Raises ValueError when `choose` or `control` names an arm that there is not, or a shadow arm is one that answers.
     """
 
     #: Ids, or arms with the model and config that the code under test reads.
@@ -26,6 +26,13 @@ class FakeExperiment:
     sticky: bool = False
     #: False: refuses to route, as a paused experiment does.
     running: bool = True
+    #: Ids, or arms, that every decision is mirrored to, but for forced ones. None of them answers.
+    shadow_arms: Iterable[Arm | str] = ()
+    #: How much text is recorded of them, and for TRUNCATED how many characters of each text.
+    shadow_text: TextMode = TextMode.FULL
+    shadow_text_limit: int = 500
+    #: What `force_control` answers with; empty: the first arm.
+    control: str = ""
 
     def __post_init__(self) -> None:
         self.arms = tuple(as_arm(arm) for arm in self.arms)
@@ -33,6 +40,12 @@ class FakeExperiment:
         unknown = [arm_id for arm_id in chosen if arm_id not in self.arms_by_id()]
         if unknown:
             raise ValueError(f"choose names {unknown[0]!r}, which is not among the arms {list(self.arms_by_id())}")
+        if self.control and self.control not in self.arms_by_id():
+            raise ValueError(f"control is {self.control!r}, which is not among the arms {list(self.arms_by_id())}")
+        self.shadow_arms = tuple(as_arm(arm) for arm in self.shadow_arms)
+        answering = [arm.arm_id for arm in map(as_arm, self.shadow_arms) if arm.arm_id in self.arms_by_id()]
+        if answering:
+            raise ValueError(f"shadow_arms has {answering[0]!r}, which is among the arms: a shadow arm never answers")
 
     def arms_by_id(self) -> dict[str, Arm]:
         """Return the arms, in the order given."""
@@ -67,6 +80,41 @@ class FakeReward:
             occurred_at=request.occurred_at.ToDatetime(UTC) if request.HasField("occurred_at") else None,
             metadata=dict(request.metadata),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class FakeComparison:
+    """What the fake was told of a shadow arm, with no more text than the experiment lets it keep."""
+
+    decision: Decision
+    arm_id: str
+    request_id: str
+    prompt: str
+    serving: ModelAnswer
+    shadow: ModelAnswer
+
+    @classmethod
+    def of(cls, request: shadow_pb2.RecordShadowRequest, decision: Decision) -> FakeComparison:
+        """Return the comparison of a request."""
+        rule = ShadowRecord(decision, "", serving=ModelAnswer(), shadow=ModelAnswer())
+        return cls(
+            decision=decision,
+            arm_id=request.arm_id,
+            request_id=request.request_id,
+            prompt=rule.kept(request.prompt),
+            serving=_answer(request.serving, rule),
+            shadow=_answer(request.shadow, rule),
+        )
+
+
+def _answer(answer: shadow_pb2.ModelAnswer, rule: ShadowRecord) -> ModelAnswer:
+    return ModelAnswer(
+        text=rule.kept(answer.text),
+        call=_call_report(answer.call),
+        model=answer.model,
+        stop_reason=answer.stop_reason,
+        provider_request_id=answer.provider_request_id,
+    )
 
 
 def _call_report(call: routing_pb2.CallReport) -> CallReport:
