@@ -27,11 +27,13 @@ def thompson_logs(
     batch: int = 20,
     draws: int = 100,
     table: NDArray[np.float64] | None = None,
+    drift: NDArray[np.float64] | None = None,
 ) -> Logs:
     """Every `batch` decisions the allocation becomes floor + (1 - K floor) * share of wins among `draws` posterior draws.
 
     The shares stand in for P(best): Thompson Sampling as well as they approximate it, and exact propensities all the same.
-    Rewards are Bernoulli of `means`, or those of a shuffled `table` (rows, K) of outcomes, a row drawn for each decision.
+    Rewards are Bernoulli of `means`, plus `drift` (T,) where given, or those of a `table` (rows, K) of outcomes, from a row
+    drawn for each decision.
     """
     k = len(means)
     mu = np.array(means)
@@ -50,7 +52,8 @@ def thompson_logs(
         u = rng.random((runs, stop - start)) * sums[:, -1:]
         drawn = (u[:, :, None] >= sums[:, None, :-1]).sum(axis=2)
         if table is None:
-            paid = (rng.random(drawn.shape) < mu[drawn]).astype(float)
+            moved = 0.0 if drift is None else drift[start:stop]
+            paid = (rng.random(drawn.shape) < mu[drawn] + moved).astype(float)
         else:
             paid = table[rng.integers(len(table), size=drawn.shape), drawn]
         arms[:, start:stop], rewards[:, start:stop], allocations[:, start:stop] = drawn, paid, p[:, None, :]
