@@ -13,6 +13,7 @@ _COMMANDS = {
     "apply": ("apply", "Create or update experiments from files, and start them."),
     "demo": ("demo", "Route, reward and learn on real LLM outcomes."),
     "doctor": ("doctor", "Find what keeps the service from working."),
+    "evaluate": ("evaluate", "Compare arms on a dataset, before they meet users."),
     "export": ("export", "Write experiments as files."),
     "init": ("init", "Write a commented experiment file."),
     "migrate": ("migrate", "Bring the database to this version's schema."),

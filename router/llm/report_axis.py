@@ -51,7 +51,7 @@ def number(value: float | None) -> str:
         return NO_ESTIMATE
     if math.isinf(value):
         return "∞" if value > 0 else "-∞"
-    if value == 0.0 or 0.0995 <= abs(value) < 1_000.0:
+    if value == 0.0 or 0.00995 <= abs(value) < 1_000.0:
         # Rounding may leave a zero with a sign.
         return f"{value:.3f}".replace("-0.000", "0.000")
     return f"{value:.3g}" if abs(value) < 1_000.0 else f"{value:,.0f}"
