@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
+from router.budgets import Budgets
 from router.clocks import Clocks
 from router.decide import Decider
 from router.deployment import Deployment, find_deployment, is_still
@@ -28,6 +29,7 @@ from router.services.interleave import InterleaveService
 from router.services.judge import JudgeService
 from router.services.posteriors import PosteriorService
 from router.services.routing import RouterService
+from router.services.shadow import ShadowService
 from router.services.watchers import Watchers
 from router.settings import WorkerSettings
 from router.sticky import StickyUnits
@@ -48,6 +50,8 @@ from router.v1 import (
     posteriors_pb2_grpc,
     routing_pb2,
     routing_pb2_grpc,
+    shadow_pb2,
+    shadow_pb2_grpc,
 )
 
 log = logging.getLogger(__name__)
@@ -73,6 +77,7 @@ _SERVICES = tuple(
         (posteriors_pb2, "PosteriorService"),
         (interleave_pb2, "InterleaveService"),
         (judge_pb2, "JudgeService"),
+        (shadow_pb2, "ShadowService"),
     )
 )
 
@@ -106,7 +111,8 @@ class Server:
             with contextlib.suppress(StorageUnavailableError):  # it connects again once there is a unit
                 await assignments.open()
             sticky = StickyUnits(assignments, lambda: clocks.now_us() / 1e6)
-            registry = Registry(PolicyReader(database, lambda: announcer.pid), clocks.monotonic, sticky)
+            budgets = Budgets(clocks.now_us)
+            registry = Registry(PolicyReader(database, lambda: announcer.pid), clocks.monotonic, sticky, budgets)
             if deployment.saved is not None:
                 await self._start_from(deployment, database, registry, starting)
             await registry.start()
@@ -143,6 +149,9 @@ class Server:
             )
             interleave_pb2_grpc.add_InterleaveServiceServicer_to_server(
                 InterleaveService(database, registry, codec, clocks.now_us, clocks.rng), registrar
+            )
+            shadow_pb2_grpc.add_ShadowServiceServicer_to_server(
+                ShadowService(database, codec, budgets, announcer.announce, clocks.now_us), registrar
             )
             judge_pb2_grpc.add_JudgeServiceServicer_to_server(JudgeService(database, clocks.now_us), registrar)
             health = HealthServicer()
