@@ -26,7 +26,7 @@ from router.llm.evaluate.dataset import Item
 from router.llm.evaluate.errors import EvaluationError
 
 KINDS: Final = ("exact_match", "regex", "json_schema", "judge", "python")
-_FENCE: Final = re.compile(r"\A```[a-zA-Z]*\s*\n(.*)\n?```\Z", re.DOTALL)
+_FENCE: Final = re.compile(r"\A```[a-zA-Z]*\s*\n(.*?)\n?```\Z", re.DOTALL)
 
 
 class CheckError(Exception):
