@@ -16,6 +16,7 @@ _COMMANDS = {
     "evaluate": ("evaluate", "Compare arms on a dataset, before they meet users."),
     "export": ("export", "Write experiments as files."),
     "init": ("init", "Write a commented experiment file."),
+    "judge": ("judge", "Let a model compare shadow answers with those that were served."),
     "migrate": ("migrate", "Bring the database to this version's schema."),
     "ramp": ("ramp", "Follow a canary ramp, and say how it goes on."),
     "replay": ("replay", "Compute evidence again from the log and compare."),
