@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from router.llm.answers import of_message
+from router.llm.arguments import with_sampling
 from router.llm.failures import model_error
 from router.llm.models import Completion, Prompt
 
@@ -64,7 +65,7 @@ def request(model: str, prompt: Prompt) -> dict[str, Any]:
         arguments["system"] = prompt.system
     if prompt.schema is not None:
         arguments["output_config"] = {**_given(arguments), "format": {"type": "json_schema", "schema": dict(prompt.schema)}}
-    return arguments
+    return with_sampling(arguments)
 
 
 def _given(arguments: Mapping[str, Any]) -> Mapping[str, Any]:

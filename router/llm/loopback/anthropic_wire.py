@@ -66,7 +66,7 @@ class AnthropicWire:
         form = (body.get("output_config") or {}).get("format") or {}
         return Asked(
             model=str(body["model"]),
-            whole="\n".join([text_of(body.get("system", "")), *texts]),
+            whole="\n".join(text for text in [text_of(body.get("system", "")), *texts] if text),
             last=users[-1] if users else "",
             schema=form.get("schema"),
             max_tokens=limit,

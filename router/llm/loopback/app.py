@@ -70,7 +70,8 @@ class App:
                 await _send_json(send, refused.status, message, {wire.request_id_header: "req_refused"})
                 return
             behaviour = behave(self._world, asked)
-            await asyncio.sleep(behaviour.delay_s)
+            if await _hung_up(receive, behaviour.delay_s):
+                return
             await _answer(wire, asked, behaviour, scope["extensions"][ABORT], send)
 
 
@@ -138,6 +139,17 @@ async def _begin(send: Send, status: int, kind: str, headers: Mapping[str, str],
     fields = {"content-type": kind, **headers} | ({} if length is None else {"content-length": str(length)})
     raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields.items()]
     await send({"type": "http.response.start", "status": status, "headers": raw})
+
+
+async def _hung_up(receive: Receive, delay_s: float) -> bool:
+    """Wait, but no longer than the caller does; whether it went away."""
+    if delay_s <= 0:
+        return False
+    leaving = asyncio.ensure_future(receive())
+    await asyncio.wait([leaving], timeout=delay_s)
+    gone = leaving.done()
+    leaving.cancel()
+    return gone
 
 
 async def _body(receive: Receive) -> bytes:
