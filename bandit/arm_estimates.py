@@ -22,9 +22,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from bandit.estimate import Estimate
-from bandit.logged import arm_indices, cluster_indices, numbers
+from bandit.logged import Indices, Vector, arm_indices, cluster_indices, numbers, probability_table, propensity_vector
 from bandit.offpolicy import adaptive_doubly_robust, doubly_robust, ips, raw_mean, running_means, snips
 from bandit.targets import fixed_arm
+
+#: Propensities of buckets are rounded to 1 / 10,000.
+_ROUNDING = 2e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +64,15 @@ def estimate_arms(
 ) -> tuple[ArmEstimates, ...]:
     """Return the estimates of each of `k` arms.
 
-    With `allocations`, the whole vectors (n, K) or (K,), there are adaptive ones too. An arm with decisions of fewer than 2
-    clusters is insufficient. Raises ValueError naming the argument, its value and the rule it breaks.
+    With `allocations`, the whole vectors (n, K) or (K,), there are adaptive ones too; each decision's propensity must be
+    the entry of its vector, which is not so for later decisions of stored sticky units. An arm with decisions of fewer than
+    2 clusters is insufficient. Raises ValueError naming the argument, its value and the rule it breaks.
     """
     r = numbers("rewards", rewards)
     a = arm_indices(arms, k, r.size)
+    p = propensity_vector(propensities, r.size)
+    if allocations is not None:
+        _check_drawn_from(probability_table("allocations", allocations, r.size, k), a, p)
     groups = cluster_indices(clusters, r.size)[0]
     q = running_means(r, a, k, clusters=groups)
     found = []
@@ -86,10 +93,21 @@ def estimate_arms(
                 decisions,
                 "",
                 raw=raw_mean(r[own], groups[own], level=level),
-                ips=ips(r, propensities, own, groups, level=level),
-                snips=snips(r, propensities, own, groups, level=level),
-                dr=doubly_robust(r, a, propensities, always, q, groups, level=level),
+                ips=ips(r, p, own, groups, level=level),
+                snips=snips(r, p, own, groups, level=level),
+                dr=doubly_robust(r, a, p, always, q, groups, level=level),
                 adaptive=adaptive,
             )
         )
     return tuple(found)
+
+
+def _check_drawn_from(allocations: Vector, arms: Indices, propensities: Vector) -> None:
+    own = allocations[np.arange(arms.size), arms]
+    off = np.flatnonzero(np.abs(own - propensities) > _ROUNDING)
+    if off.size:
+        row = off[0]
+        raise ValueError(
+            f"allocations[{row}, {arms[row]}] is {own[row]:.6g} and propensities[{row}] is {propensities[row]:.6g}: "
+            f"decision {row} was not drawn from that vector; of stored sticky units keep the first, or give no allocations"
+        )

@@ -153,9 +153,9 @@ def adaptive_doubly_robust(
 ) -> Estimate:
     """Return the doubly robust estimate with weights that even out the variance of its terms.
 
-    `allocations` are the whole vectors that the decisions were drawn from, (n, K) or (K,); the rest is as for
-    `doubly_robust`. Raises ValueError naming the argument, its value and the rule it breaks; a decision that could not
-    have drawn an arm of the target is named.
+    `allocations` are the whole vectors that the decisions were drawn from, (n, K) or (K,), and propensities their entries;
+    the rest is as for `doubly_robust`. Raises ValueError naming the argument, its value and the rule it breaks; a decision
+    that could not have drawn an arm of the target is named.
     """
     r, a, pi, model = _policy_log(rewards, arms, target, q)
     groups = cluster_indices(clusters, r.size)[0]

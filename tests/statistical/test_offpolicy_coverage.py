@@ -10,7 +10,8 @@ from adaptive_logs import Logs, thompson_logs
 from bandit.arm_estimates import estimate_arms
 from bandit.offpolicy import doubly_robust, ips, raw_mean, running_means, snips
 from bandit.rejection import rejection_replay
-from bandit.targets import target_of, uniform, with_floor
+from bandit.sequences import arm_bounds
+from bandit.targets import fixed_arm, target_of, uniform, with_floor
 from router.demo.data import load
 
 METHODS = ("raw", "ips", "snips", "dr", "adaptive")
@@ -23,6 +24,7 @@ class Scores:
         runs, k = len(logs.arms), len(truth)
         self.covered = {method: np.zeros(k) for method in METHODS}
         self.errors = {method: np.zeros((runs, k)) for method in METHODS}
+        self.widths = {method: np.zeros(k) for method in METHODS}
         for run in range(runs):
             arms = estimate_arms(
                 logs.rewards[run], logs.arms[run], logs.propensities[run], k, allocations=logs.allocations[run]
@@ -32,6 +34,7 @@ class Scores:
                     estimate = getattr(found, method)
                     self.covered[method][found.arm] += (estimate.lower <= truth[found.arm] <= estimate.upper) / runs
                     self.errors[method][run, found.arm] = estimate.value - truth[found.arm]
+                    self.widths[method][found.arm] += (estimate.upper - estimate.lower) / runs
 
     def bias(self, method: str) -> tuple[np.ndarray, np.ndarray]:
         """Mean error and its standard error, by arm."""
@@ -40,9 +43,11 @@ class Scores:
 
 
 def test_raw_means_are_biased_and_weighted_ones_are_not() -> None:
-    """Claim: of equal arms at a floor of .01 every raw mean is low by more than .01; ips and dr are right on average.
+    """Claim: of equal arms at a floor of .01 every raw mean is low by more than .005; ips and dr are right on average;
+    adaptive has less of the bias, and intervals less wide than those of dr by a tenth or more.
 
-    The bias is -.015 with a standard error of .0013. Six means within 5 standard errors: a false alarm in 2.9e5 seeds.
+    The bias is -.0145 with a standard error of .0013, that of adaptive half of it; widths are .126 and .101. Six means
+    within 5 standard errors: a false alarm in 2.9e5 seeds.
     """
     scores = Scores(thompson_logs([0.5, 0.5, 0.5], 2000, 400, 0.01, np.random.default_rng(1)), np.full(3, 0.5))
     bias, error = scores.bias("raw")
@@ -50,18 +55,39 @@ def test_raw_means_are_biased_and_weighted_ones_are_not() -> None:
     for method in ("ips", "dr"):
         bias, error = scores.bias(method)
         assert (np.abs(bias) <= 5 * error).all(), (method, bias, error)
+    assert scores.bias("raw")[0].mean() < scores.bias("adaptive")[0].mean() < 0
+    assert (scores.widths["adaptive"] < 0.9 * scores.widths["dr"]).all(), scores.widths
+
+
+def test_intervals_of_an_arm_of_few_successes_are_too_short() -> None:
+    """Claim: of an arm that succeeds 3 or 4 times in its log, 95 % intervals of dr hold the mean less than 93 % of the time,
+    and `arm_bounds` 95 % or more: what the alarms cannot see, and what to use instead.
+
+    250 logs, measured .88 and 1: standard errors of .02; a false alarm in 100 seeds.
+    """
+    means = np.array([0.2, 0.1, 0.05])
+    logs = thompson_logs(means.tolist(), 2000, 250, 0.02, np.random.default_rng(10))
+    held = np.zeros(2)
+    for arms, rewards, p in zip(logs.arms, logs.rewards, logs.propensities, strict=True):
+        q = running_means(rewards, arms, 3)
+        found = doubly_robust(rewards, arms, p, fixed_arm(2, 3), q)
+        n = np.bincount(arms, minlength=3)
+        low, high = arm_bounds(np.bincount(arms, rewards, minlength=3).tolist(), n.tolist())[2]
+        held += found.lower <= 0.05 <= found.upper, low <= 0.05 <= high
+    assert held[0] / 250 < 0.93, held
+    assert held[1] / 250 >= 0.95, held
 
 
 def test_intervals_hold_the_truth() -> None:
     """Claim: at a floor of .05 and 2,000 decisions, 95 % intervals of all three arms hold .95 +- .02 of the time.
 
-    1,200 intervals of 400 logs have a standard error of .0063, or .0109 if those of one log always failed together. Rates
-    measure within .006 of .95; with .035 allowed, that is 2.6 of the larger or 4.6 of the smaller: a false alarm in 1e4 seeds.
+    900 intervals of 300 logs have a standard error of .0073, or .0126 if those of one log always failed together. Rates
+    measure within .006 of .95; with .04 allowed, that is 2.7 of the larger or 4.7 of the smaller: a false alarm in 1e3.
     """
     means = np.array([0.6, 0.5, 0.4])
-    scores = Scores(thompson_logs(means.tolist(), 2000, 400, 0.05, np.random.default_rng(2)), means)
+    scores = Scores(thompson_logs(means.tolist(), 2000, 300, 0.05, np.random.default_rng(2)), means)
     for method in METHODS[1:]:
-        assert abs(scores.covered[method].mean() - 0.95) <= 0.035, (method, scores.covered[method])
+        assert abs(scores.covered[method].mean() - 0.95) <= 0.04, (method, scores.covered[method])
 
 
 @pytest.mark.slow

@@ -372,6 +372,10 @@ NAN = float("nan")
         (lambda: ThompsonLearner(2, discount=0.0), "discount is 0.0"),
         (lambda: ThompsonLearner(0), "k is 0"),
         (lambda: estimate_arms([], [], [], 2), "rewards is empty"),
+        (
+            lambda: estimate_arms(REWARDS, ARMS, [0.5, 0.5, 0.6, 0.5], 2, allocations=[0.5, 0.5]),
+            r"allocations\[2, 0\] is 0\.5 and propensities\[2\] is 0\.6: decision 2 was not drawn from that vector",
+        ),
     ],
 )
 def test_bad_input_is_named(call, message: str) -> None:
