@@ -28,7 +28,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import betainc, betaincc, expit, logsumexp
+from scipy.special import betainc, betaincc, expit
 
 from bandit import quadrature
 from bandit.posterior import compare, parameters
@@ -81,7 +81,7 @@ def log_probability_best(alpha: ArrayLike, beta: ArrayLike) -> Array:
         if pair not in known:
             known[pair] = _Integrand(a, b, points, int(arm)).log_integral()
         result[arm] = known[pair]
-    return np.asarray(result - logsumexp(result))
+    return np.asarray(result - np.logaddexp.reduce(result))
 
 
 class _Integrand:

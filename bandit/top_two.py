@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import logsumexp
 
 from bandit.quadrature import Array
 from bandit.tails import log_probability_best
@@ -58,10 +57,10 @@ def from_log_chances(log_p: Array, leader_share: float = DEFAULT_LEADER_SHARE) -
         psi[live] = 1.0
         return psi
     log_live = log_p[live]
-    others = ~np.eye(live.size, dtype=bool)
-    # log(1 - P_j): what is left once the largest term is out keeps its digits.
-    log_rest = np.array([logsumexp(log_live[row]) for row in others])
+    itself = np.eye(live.size, dtype=bool)
+    # log(1 - P_j): a sum without the largest term keeps the digits of the others.
+    log_rest = np.logaddexp.reduce(np.where(itself, -np.inf, log_live), axis=1)
     # [j, i]: the leader is j and the challenger i.
-    pairs = np.exp(np.where(others, (log_live - log_rest)[:, None] + log_live[None, :], -np.inf))
+    pairs = np.exp(np.where(itself, -np.inf, (log_live - log_rest)[:, None] + log_live))
     psi[live] = leader_share * np.exp(log_live) + (1.0 - leader_share) * pairs.sum(axis=0)
     return np.asarray(psi / psi.sum())

@@ -28,6 +28,7 @@ def first_alarm(
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rate", "fractions"), [(0.5, False), (0.05, False), (0.5, True)])
 def test_constant_arms_hardly_ever_alarm(rate: float, fractions: bool) -> None:
     """Claim: with alpha .1 an arm of constant mean, looked at after each of 40 hours, alarms with probability at most .1.

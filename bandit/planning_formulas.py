@@ -1,0 +1,124 @@
+"""Sizes: how much evidence an answer takes, by strategy, before anything has been observed.
+
+Model
+    A/B          two-proportion z-test:   n = (z_a sqrt(2 p q) + z_b sqrt(p1 q1 + p2 q2))^2 / e^2 an arm,  p = (p1 + p2) / 2
+    pairs        sign test on the pairs in which the arms differ, as McNemar's:
+                 n = (z_a sqrt(d) + z_b sqrt(d - e^2))^2 / e^2 pairs,  d = P(they differ)
+    bandit       Thompson Sampling between one best arm and K - 1 that are worse by e, as a flow. With n_1 and n_0 outcomes
+                 of the best arm and of each other one, and noise variance v, the best arm gets the share
+
+                     P(e + sqrt(c v / n_1) Z > max over the others of sqrt(c v / n_0) Z_j),   Z, Z_j ~ N(0, 1),
+
+                 of the outcomes known a delay later. With c = 1 this would be P(best) at the true means, and with c = 2 at
+                 means that err independently of the allocation. They err less than that: an arm that errs downwards is
+                 tried less and one that errs upwards corrects itself. c = 1.25 agrees with simulated regret to 20 %.
+                 The bandit ends when P(best) at the true means (c = 1) reaches .95.
+
+Assumes
+    Independent outcomes, one difference e for all. Normal approximations: good where every arm expects 10 successes and 10
+    failures. The flow describes the mean of many runs; single runs vary as much as the mean itself.
+
+Source
+    Fleiss, Levin & Paik (2003), "Statistical Methods for Rates and Proportions", section 4.2, for the A/B test, without
+    continuity correction; Connor (1987), "Sample size for testing differences in proportions for the paired-sample
+    design", after Miettinen (1968), for pairs; Kuang & Wager (2024), "Weak signal asymptotics for sequentially randomized
+    experiments", and Fan & Glynn (2021), "Diffusion approximations for Thompson sampling", for the limit that the flow
+    simplifies; Lai & Robbins (1985) for its growth with log t.
+
+Shapes
+    Rates and effects in [0, 1]; sizes in outcomes, as real numbers: callers round up.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from scipy.special import ndtr, ndtri
+
+#: A bandit ends when an arm is the best with this probability.
+STOP_AT: Final = 0.95
+#: c: how much wider than a posterior the flow's differences are.
+_WIDENING: Final = 1.25
+#: The outcomes that a flat prior is worth.
+_PRIOR: Final = 2.0
+#: A step of the flow, as a share of the outcomes learned from so far.
+_STEP: Final = 0.02
+_MOST_STEPS: Final = 3000
+_NODES, _WEIGHTS = (np.asarray(part, dtype=np.float64) for part in np.polynomial.hermite_e.hermegauss(40))
+
+
+def ab_size(baseline: float, effect: float, alpha: float, power: float) -> float:
+    """Return the outcomes of each arm for a two-sided test at `alpha` to find `baseline + effect` with chance `power`."""
+    other = baseline + effect
+    middle = baseline + 0.5 * effect
+    z_alpha, z_power = _quantiles(alpha, power)
+    spread = z_alpha * math.sqrt(2.0 * middle * (1.0 - middle))
+    spread += z_power * math.sqrt(baseline * (1.0 - baseline) + other * (1.0 - other))
+    return (spread / effect) ** 2
+
+
+def pair_size(
+    baseline: float, effect: float, alpha: float, power: float, correlation: float = 0.0, accuracy: float = 1.0
+) -> float:
+    """Return the prompts, each answered by both arms, for a sign test on which answer is better.
+
+    `correlation` is that of the two arms' success on one prompt; 0 is the cautious end. `accuracy` is the chance that a
+    judge names the better one of two answers that differ: the effect it sees is 2 accuracy - 1 of the true one.
+    Raises ValueError where rates and correlation contradict each other.
+    """
+    other = baseline + effect
+    variances = baseline * (1.0 - baseline) * other * (1.0 - other)
+    differ = baseline * (1.0 - other) + other * (1.0 - baseline) - 2.0 * correlation * math.sqrt(variances)
+    # The arms differ at least where one succeeds and the other cannot.
+    differ = max(differ, effect)
+    seen = effect * (2.0 * accuracy - 1.0)
+    if not seen > 0.0:
+        raise ValueError(f"accuracy is {accuracy}: it must be greater than 0.5, a judge who guesses sees no difference")
+    z_alpha, z_power = _quantiles(alpha, power)
+    return ((z_alpha * math.sqrt(differ) + z_power * math.sqrt(differ - seen * seen)) / seen) ** 2
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """What Thompson Sampling is expected to take until it is sure."""
+
+    #: Outcomes until P(best) reaches `STOP_AT`, those included that are not known yet at that moment.
+    outcomes: float
+    #: Successes lost on the way, against always choosing the best arm.
+    regret: float
+
+
+def thompson_flow(arms: int, effect: float, variance: float, delay: float = 0.0) -> Flow:
+    """Return the flow of Thompson Sampling from a flat prior; `delay` is the outcomes on their way at any moment.
+
+    `effect` > 0 is what the best arm is better by; `variance` > 0 that of one outcome.
+    """
+    t, best, lost = [0.0], [0.0], [0.0]
+    if delay > 0.0:
+        # Nothing is known yet: every arm has its share.
+        t, best, lost = [0.0, delay], [0.0, delay / arms], [0.0, delay * (arms - 1) / arms]
+    for _ in range(_MOST_STEPS):
+        learned = max(0.0, t[-1] - delay)
+        n_best = _PRIOR + float(np.interp(learned, t, best))
+        n_other = _PRIOR + float(np.interp(learned, t, lost)) / (arms - 1)
+        if _chance(arms, effect, variance / n_best, variance / n_other) >= STOP_AT:
+            return Flow(t[-1], effect * lost[-1])
+        share = _chance(arms, effect, _WIDENING * variance / n_best, _WIDENING * variance / n_other)
+        step = max(1.0, _STEP * learned)
+        t.append(t[-1] + step)
+        best.append(best[-1] + share * step)
+        lost.append(lost[-1] + (1.0 - share) * step)
+    raise ArithmeticError(f"an effect of {effect} at variance {variance} takes more outcomes than the flow follows")
+
+
+def _chance(arms: int, effect: float, best: float, other: float) -> float:
+    """Return P(N(effect, best) exceeds arms - 1 independent N(0, other))."""
+    rivals = ndtr((effect + math.sqrt(best) * _NODES) / math.sqrt(other)) ** (arms - 1)
+    return float(_WEIGHTS @ rivals / _WEIGHTS.sum())
+
+
+def _quantiles(alpha: float, power: float) -> tuple[float, float]:
+    return float(-ndtri(0.5 * alpha)), float(ndtri(power))

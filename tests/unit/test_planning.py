@@ -1,0 +1,242 @@
+"""Plans: sizes against exact power, forecasts by hand, and what is recommended when, with its reason."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from bandit.guardrails import minimum_sample
+from bandit.planning import Forecast, Plan, Strategy, plan
+from bandit.planning_formulas import ab_size, pair_size, thompson_flow
+from bandit.situation import History, Question, Risk
+
+HOUR_US = 3_600_000_000
+DAY_US = 24 * HOUR_US
+QUESTION = Question(effect=0.02, baseline=0.62, traffic_per_day=5000.0, feedback_delay_us=2 * HOUR_US, risk=Risk.LOW)
+
+
+def forecast(found: Plan, strategy: Strategy) -> Forecast:
+    result = found.of(strategy).forecast
+    assert result is not None
+    return result
+
+
+def test_ab_size_by_hand() -> None:
+    # (1.959964 sqrt(2 .325 .675) + .841621 sqrt(.25 .75 + .4 .6))^2 / .15^2
+    assert ab_size(0.25, 0.15, 0.05, 0.8) == pytest.approx(151.869, abs=1e-3)
+    # (1.959964 sqrt(2 .63 .37) + .841621 sqrt(.62 .38 + .64 .36))^2 / .02^2
+    assert ab_size(0.62, 0.02, 0.05, 0.8) == pytest.approx(9146.69, abs=0.01)
+
+
+def z_test_rejects(n: int, p1: float, p2: float) -> float:
+    """The exact chance that the pooled two-sided z-test at .05 rejects, over all pairs of counts."""
+    k = np.arange(n + 1)
+    pooled = (k[:, None] + k) / (2 * n)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        z = (k - k[:, None]) / n / np.sqrt(pooled * (1 - pooled) * 2 / n)
+    return float(binom.pmf(k, n, p1) @ (np.abs(np.nan_to_num(z)) > 1.959964) @ binom.pmf(k, n, p2))
+
+
+@pytest.mark.parametrize(("baseline", "effect"), [(0.25, 0.15), (0.62, 0.08), (0.1, 0.07)])
+def test_the_ab_size_has_the_power_that_it_promises(baseline: float, effect: float) -> None:
+    n = round(ab_size(baseline, effect, 0.05, 0.8))
+    assert z_test_rejects(n, baseline, baseline + effect) == pytest.approx(0.8, abs=0.015)
+    assert z_test_rejects(n, baseline, baseline) == pytest.approx(0.05, abs=0.006)
+
+
+@pytest.mark.parametrize(("correlation", "accuracy"), [(0.0, 1.0), (0.5, 1.0), (0.3, 0.8)])
+def test_the_pair_size_has_the_power_that_it_promises(correlation: float, accuracy: float) -> None:
+    p, q, effect = 0.6, 0.66, 0.06
+    n = round(pair_size(p, effect, 0.05, 0.8, correlation, accuracy))
+    # The two kinds of pairs that differ, from the joint law of two correlated successes, then through the judge.
+    both = p * q + correlation * (p * (1 - p) * q * (1 - q)) ** 0.5
+    better, worse = q - both, p - both
+    seen = accuracy * better + (1 - accuracy) * worse
+    differ = np.arange(1, n + 1)
+    power = 0.0
+    for d, chance in zip(differ, binom.pmf(differ, n, better + worse), strict=True):
+        half = 1.959964 * d**0.5 / 2
+        share = seen / (better + worse)
+        upper, lower = np.floor(d / 2 + half), np.ceil(d / 2 - half)
+        power += chance * (binom.sf(upper, d, share) + binom.cdf(lower - 1, d, share))
+    assert power == pytest.approx(0.8, abs=0.02)
+
+
+def test_a_judge_who_guesses_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"accuracy is 0\.5"):
+        pair_size(0.5, 0.1, 0.05, 0.8, 0.0, 0.5)
+
+
+def test_without_feedback_the_flow_shares_out() -> None:
+    # A million decisions before the first outcome; about a thousand outcomes later it is decided.
+    flow = thompson_flow(4, 0.1, 0.25, 1e6)
+    assert flow.outcomes == pytest.approx(1e6, rel=2e-3)
+    assert flow.regret == pytest.approx(0.1 * 0.75 * 1e6, rel=1e-3)
+
+
+def test_the_flow_scales_as_the_diffusion_does() -> None:
+    # Half the effect: four times the outcomes and twice the regret, but for the prior's two.
+    wide, narrow = thompson_flow(3, 0.02, 0.2), thompson_flow(3, 0.01, 0.2)
+    assert narrow.outcomes / wide.outcomes == pytest.approx(4, rel=0.05)
+    assert narrow.regret / wide.regret == pytest.approx(2, rel=0.05)
+    late = [thompson_flow(2, 0.05, 0.2, delay) for delay in (0.0, 300.0, 3000.0)]
+    assert late[0].regret < late[1].regret < late[2].regret
+
+
+def test_the_forecasts_by_hand() -> None:
+    found = plan(QUESTION)
+    ab = forecast(found, Strategy.AB)
+    assert (ab.per_arm, ab.sample_size) == (9147, 18294)
+    assert ab.days == pytest.approx(18294 / 5000 + 2 / 24)
+    # Half of the decisions lose .02, those included that are made while the last feedback is on its way.
+    assert ab.expected_regret == ab.harm == pytest.approx(0.01 * (18294 + 5000 * 2 / 24), abs=0.01)
+    assert (ab.false_positive, ab.miss) == (0.05, pytest.approx(0.2))
+
+    canary = forecast(found, Strategy.CANARY)
+    stages = [(0.01, 2, 0.15), (0.05, 6, 0.12), (0.2, 24, 0.1), (0.5, 48, 0.1), (1.0, 0, 0.1)]
+    sizes = [minimum_sample(limit) for _, _, limit in stages]
+    lasts = [max(hours / 24, n / cap / 5000) + 2 / 24 for n, (cap, hours, _) in zip(sizes, stages, strict=True)]
+    assert canary.sample_size == sum(sizes)
+    assert canary.days == pytest.approx(sum(lasts))
+    assert canary.harm == pytest.approx(0.02 * 5000 * sum(x * cap for x, (cap, _, _) in zip(lasts, stages, strict=True)))
+    assert (canary.false_positive, canary.miss) == (0.05, 0.05)
+
+    shadow = forecast(found, Strategy.SHADOW)
+    assert shadow.per_arm == pytest.approx(pair_size(0.62, 0.02, 0.05, 0.8, 0.0, 0.8), abs=1)
+    assert shadow.days == pytest.approx(shadow.per_arm / 5000)
+    assert shadow.harm == 0.0
+    assert shadow.expected_regret == pytest.approx(0.01 * shadow.per_arm)
+
+    offline = forecast(found, Strategy.OFFLINE)
+    assert (offline.days, offline.decisions, offline.expected_regret, offline.harm) == (0.0, 0, 0.0, 0.0)
+
+    bandit = forecast(found, Strategy.BANDIT)
+    flow = thompson_flow(2, 0.02, 0.62 * 0.38, 5000 * 2 / 24)
+    assert bandit.days == pytest.approx(flow.outcomes / 5000, abs=1 / 5000)
+    assert bandit.expected_regret == pytest.approx(flow.regret)
+    assert bandit.false_positive is None
+
+
+def test_interleaving_needs_what_lies_within_sessions() -> None:
+    history = History(icc=0.4, turns_per_session=6.0)
+    found = plan(QUESTION, history)
+    # Sessions that keep their arm take 1 + 5 .4 = 3 times as many outcomes, drafts 1 - .4 times as many: 5 times fewer.
+    assert forecast(found, Strategy.AB).per_arm == pytest.approx(3 * ab_size(0.62, 0.02, 0.05, 0.8), abs=1)
+    assert forecast(found, Strategy.INTERLEAVING).per_arm == pytest.approx(0.6 * ab_size(0.62, 0.02, 0.05, 0.8), abs=1)
+    assert "5 times as sensitive" in found.of(Strategy.INTERLEAVING).reasons[0]
+    alone = plan(QUESTION).of(Strategy.INTERLEAVING)
+    assert alone.forecast is None
+    assert "sessions have 1 turns" in alone.reasons[0]
+    # Three arms fit twice into seven turns: the seventh is not used.
+    three = plan(replace(QUESTION, arms=3), History(icc=0.4, turns_per_session=7.0)).of(Strategy.INTERLEAVING)
+    assert "5 times as sensitive" in three.reasons[0]
+
+
+def test_more_arms_share_alpha() -> None:
+    found = plan(replace(QUESTION, arms=4))
+    assert forecast(found, Strategy.AB).per_arm == pytest.approx(ab_size(0.62, 0.02, 0.05 / 3, 0.8), abs=1)
+    assert forecast(found, Strategy.CANARY).days == pytest.approx(3 * forecast(plan(QUESTION), Strategy.CANARY).days)
+
+
+def test_low_risk_begins_with_a_canary() -> None:
+    found = plan(QUESTION)
+    assert (found.recommended, found.then) == (Strategy.CANARY, Strategy.BANDIT)
+    assert "low risk tolerance" in found.reasons[0]
+    assert [one.strategy for one in found.strategies] == list(Strategy)
+
+
+@pytest.mark.parametrize("risk", [Risk.MEDIUM, Risk.HIGH])
+def test_who_bears_risk_learns_at_once(risk: Risk) -> None:
+    found = plan(replace(QUESTION, risk=risk))
+    assert (found.recommended, found.then) == (Strategy.BANDIT, None)
+
+
+@pytest.mark.parametrize("risk", list(Risk))
+def test_late_feedback_speaks_against_a_bandit_and_the_reason_says_so(risk: Risk) -> None:
+    prompt = plan(replace(QUESTION, risk=risk))
+    late = plan(replace(QUESTION, risk=risk, feedback_delay_us=2 * DAY_US))
+    assert Strategy.BANDIT in (prompt.recommended, prompt.then)
+    assert Strategy.BANDIT not in (late.recommended, late.then)
+    assert Strategy.AB in (late.recommended, late.then)
+    said = [reason for reason in late.reasons if reason.startswith("no bandit: feedback takes 2 days of the")]
+    assert len(said) == 1
+    assert any("feedback takes 2 days" in reason for reason in late.of(Strategy.BANDIT).reasons)
+    assert not any("feedback takes" in reason for reason in prompt.of(Strategy.BANDIT).reasons)
+
+
+def test_sessions_of_several_turns_make_interleaving_the_soonest() -> None:
+    found = plan(replace(QUESTION, risk=Risk.MEDIUM), History(icc=0.4, turns_per_session=6.0))
+    assert found.recommended is Strategy.INTERLEAVING
+    assert "interleaving answers in" in found.reasons[0]
+
+
+def test_thin_traffic_ends_offline() -> None:
+    thin = replace(QUESTION, traffic_per_day=20.0)
+    for risk in Risk:
+        found = plan(replace(thin, risk=risk))
+        assert (found.recommended, found.then) == (Strategy.OFFLINE, None)
+        assert any("no live comparison answers within 60 days" in reason for reason in found.reasons)
+    # Pairs take fewer requests than arms apart if the judge is good: shadow traffic is still in time.
+    paired = plan(Question(0.03, 0.62, 160.0, 0, Risk.MEDIUM, judge_accuracy=1.0, horizon_days=26.0))
+    assert paired.recommended is Strategy.SHADOW
+
+
+def test_a_cautious_team_with_little_traffic_screens_first() -> None:
+    found = plan(Question(0.05, 0.62, 50.0, 2 * HOUR_US, Risk.LOW))
+    assert (found.recommended, found.then) == (Strategy.OFFLINE, Strategy.BANDIT)
+    assert "a canary would take" in found.reasons[0]
+
+
+def test_a_history_fills_the_gaps_and_gives_way_to_the_question() -> None:
+    history = History(0.62, 0.2, 0.1, 4.0, 2 * HOUR_US, 5000.0, 0.5)
+    found = plan(Question(effect=0.02), history).situation
+    assert (found.baseline, found.variance, found.icc, found.turns_per_session) == (0.62, 0.2, 0.1, 4.0)
+    assert (found.traffic_per_day, found.delay_days, found.coverage) == (5000.0, pytest.approx(2 / 24), 0.5)
+    assert plan(replace(QUESTION, baseline=0.5, traffic_per_day=100.0), history).situation.baseline == 0.5
+    # Less variance takes fewer outcomes; half the outcomes take twice the decisions.
+    only = plan(QUESTION, History(variance=0.62 * 0.38 / 2, coverage=0.5))
+    assert forecast(only, Strategy.AB).per_arm == pytest.approx(9146.69 / 2, abs=1)
+    assert forecast(only, Strategy.AB).days == pytest.approx(9147 / 5000 * 2 + 2 / 24, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("question", "history", "message"),
+    [
+        (replace(QUESTION, baseline=None), None, "baseline is missing: give it, or a history that has it"),
+        (replace(QUESTION, traffic_per_day=None), History(), "traffic_per_day is missing"),
+        (replace(QUESTION, feedback_delay_us=None), None, "feedback_delay_us is missing"),
+        (replace(QUESTION, baseline=1.0), None, r"baseline is 1\.0: it must be greater than 0 and less than 1"),
+        (replace(QUESTION, baseline=float("nan")), None, "baseline is nan"),
+        (replace(QUESTION, effect=0.0), None, r"effect is 0\.0"),
+        (replace(QUESTION, effect=0.38), None, r"effect is 0\.38: baseline \+ effect must be less than 1"),
+        (replace(QUESTION, traffic_per_day=0.0), None, r"traffic_per_day is 0\.0: it must be greater than 0, and finite"),
+        (replace(QUESTION, traffic_per_day=float("inf")), None, "traffic_per_day is inf"),
+        (replace(QUESTION, feedback_delay_us=-1), None, "feedback_delay_us is -1"),
+        (replace(QUESTION, arms=1), None, "arms is 1: it must be a whole number from 2 to 100"),
+        (replace(QUESTION, alpha=0.5), None, r"alpha is 0\.5"),
+        (replace(QUESTION, power=0.4), None, r"power is 0\.4"),
+        (replace(QUESTION, horizon_days=0.0), None, r"horizon_days is 0\.0"),
+        (replace(QUESTION, judge_accuracy=0.5), None, r"judge_accuracy is 0\.5"),
+        (QUESTION, History(variance=0.3), r"variance is 0\.3"),
+        (QUESTION, History(icc=1.0), r"icc is 1\.0"),
+        (QUESTION, History(turns_per_session=0.5), r"turns_per_session is 0\.5"),
+        (QUESTION, History(coverage=0.0), r"coverage is 0\.0"),
+    ],
+)
+def test_bad_input_is_named(question: Question, history: History | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan(question, history)
+
+
+@pytest.mark.parametrize("effect", [1e-6, 0.3])
+@pytest.mark.parametrize("traffic", [1e-3, 1e9])
+@pytest.mark.parametrize("delay", [0, 10**4 * DAY_US])
+@pytest.mark.parametrize("arms", [2, 100])
+def test_extremes_have_plans_too(effect: float, traffic: float, delay: int, arms: int) -> None:
+    found = plan(Question(effect, 0.5, traffic, delay, arms=arms), History(icc=0.99, turns_per_session=1e4))
+    for one in found.strategies:
+        values = one.forecast
+        assert values is not None
+        for value in (values.days, values.expected_regret, values.harm, values.decisions):
+            assert 0.0 <= value < float("inf")
