@@ -74,7 +74,9 @@ def estimate_arms(
     if allocations is not None:
         _check_drawn_from(probability_table("allocations", allocations, r.size, k), a, p)
     groups = cluster_indices(clusters, r.size)[0]
-    q = running_means(r, a, k, clusters=groups)
+    # Labels that are all different only cost the time to sort them.
+    labels = None if clusters is None else groups
+    q = running_means(r, a, k, clusters=labels)
     found = []
     for arm in range(k):
         own = a == arm
@@ -86,16 +88,16 @@ def estimate_arms(
         always = fixed_arm(arm, k)
         adaptive = None
         if allocations is not None:
-            adaptive = adaptive_doubly_robust(r, a, allocations, always, q, groups, level=level)
+            adaptive = adaptive_doubly_robust(r, a, allocations, always, q, labels, level=level)
         found.append(
             ArmEstimates(
                 arm,
                 decisions,
                 "",
-                raw=raw_mean(r[own], groups[own], level=level),
-                ips=ips(r, p, own, groups, level=level),
-                snips=snips(r, p, own, groups, level=level),
-                dr=doubly_robust(r, a, p, always, q, groups, level=level),
+                raw=raw_mean(r[own], None if labels is None else labels[own], level=level),
+                ips=ips(r, p, own, labels, level=level),
+                snips=snips(r, p, own, labels, level=level),
+                dr=doubly_robust(r, a, p, always, q, labels, level=level),
                 adaptive=adaptive,
             )
         )

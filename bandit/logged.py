@@ -78,6 +78,8 @@ def propensity_vector(values: ArrayLike | None, n: int) -> Vector:
 def arm_indices(values: ArrayLike, k: int | None = None, n: int | None = None) -> Indices:
     """Return arms as indices, (n,), below `k` where that is given. Raises ValueError as `numbers` does."""
     given = numbers("arms", values, n)
+    if k is not None and k < 1:
+        raise ValueError(f"k is {k}: there must be at least 1 arm")
     bad = np.flatnonzero((given != np.floor(given)) | (given < 0) | (given >= (k or np.inf)))
     if bad.size:
         most = f" below {k}" if k else ""

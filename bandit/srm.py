@@ -43,6 +43,8 @@ from bandit.logged import Indices, Vector, arm_indices, floats, numbers, probabi
 _TILTS: Final = 0.005 * 2.0 ** np.arange(10)
 #: E-values above this are given as this.
 LARGEST: Final = 1e300
+#: An index beyond this is refused where no vector says how many arms there are.
+_MOST_ARMS: Final = 1000
 #: A guessed allocation gives no arm less than this.
 _LEAST_GUESS: Final = 1e-4
 
@@ -100,6 +102,7 @@ def _allocations(a: Indices, propensities: ArrayLike) -> tuple[Vector, Vector]:
         arm_indices(a, null.shape[1])
         return null, propensity_vector(null[np.arange(n), a], n)
     own = propensity_vector(given, n)
+    arm_indices(a, _MOST_ARMS)
     if a.max() <= 1:
         first = np.where(a == 0, own, 1.0 - own)
         return np.stack([first, 1.0 - first], axis=1), own

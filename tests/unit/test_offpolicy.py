@@ -356,6 +356,7 @@ NAN = float("nan")
             r"allocations\[1, 0\] is 0: decision 1 could not draw arm 0",
         ),
         (lambda: running_means(REWARDS, ARMS, 2, prior=(0.5, 0.0)), "prior is"),
+        (lambda: running_means(REWARDS, ARMS, 0), "k is 0"),
         (lambda: fixed_arm(2, 2), "arm is 2"),
         (lambda: uniform(0), "k is 0"),
         (lambda: with_floor([[0.005, 0.995]], 0.01, 0.1), r"allocations\[0, 0\] is 0\.005: it must be at least the floor"),

@@ -104,6 +104,7 @@ def test_values_end_instead_of_overflowing() -> None:
         (lambda: srm_sequential([0, 1, 0], [0.5, 0.6]), r"propensities\[0\] adds up to 1\.1"),
         (lambda: srm_sequential([0, 2, 0], [0.5, 0.5]), r"arms\[1\] is 2: .* below 2"),
         (lambda: srm_sequential([0, 1, 0], [[0.5, 0.5]] * 2), r"propensities has shape \(2, 2\)"),
+        (lambda: srm_sequential([0, 1, 10**12], [0.5, 0.5, 0.5]), r"arms\[2\] is 1e\+12: .* below 1000"),
         (lambda: srm_sequential([0, 1, 0], "many"), "propensities is not made of numbers"),
     ],
 )
