@@ -15,7 +15,7 @@ from processes import COMMAND, Service, serving, wait_until
 
 from router.cli.calls import ExperimentStub, read_if_there
 from router.cli.main import main
-from router.client import RouterClient
+from router.client import ModelAnswer, RouterClient
 from router.v1 import experiments_pb2 as pb
 
 TWO = """\
@@ -164,6 +164,72 @@ def test_states_in_files(service: Service, tmp_path: Path) -> None:
         assert (found["state"], found["action"]) == (state, action), said
     file.write_text(text + "state: paused\n")
     assert "-state: running" in ok(service, "apply", "-f", file)
+
+
+SHADOWED = """experiment: shadowed
+arms:
+  - {id: a, role: control, model: model-a}
+  - {id: b, model: model-b}
+  - {id: s, role: shadow, model: model-s}
+shadow: {rate: 1, text: off}
+"""
+
+
+def test_the_shadow_state_in_files(service: Service, tmp_path: Path) -> None:
+    file = written(tmp_path, "shadowed.yaml", SHADOWED)
+    for said, state, action in (
+        ("state: draft\n", "draft", "created"),
+        ("state: shadow\n", "shadow", "updated"),
+        ("", "shadow", "unchanged"),
+        ("state: paused\n", "shadow", "unchanged"),
+        ("state: running\n", "running", "updated"),
+        ("state: shadow\n", "shadow", "updated"),
+        ("state: running\n", "running", "updated"),
+        ("state: paused\n", "paused", "updated"),
+        ("state: shadow\n", "shadow", "updated"),
+    ):
+        file.write_text(SHADOWED + said)
+        (found,) = answer(service, "apply", "-f", file)
+        assert (found["state"], found["action"]) == (state, action), said
+    file.write_text(SHADOWED)
+    assert "it is in state shadow and stays so; `state: running` in the file starts it" in ok(service, "apply", "-f", file)
+    assert "shadow: 1 of the decisions are mirrored to b, s, text off" in ok(service, "status", "shadowed")
+    exported = ok(service, "export", "experiments", "shadowed")
+    assert "state: shadow" in exported
+    file.write_text(exported)
+    assert answer(service, "apply", "-f", file)[0]["action"] == "unchanged"
+    with RouterClient(service.target) as client:
+        decision = client.route("shadowed")
+        assert (decision.arm.arm_id, [arm.arm_id for arm in decision.shadow_arms]) == ("a", ["b", "s"])
+        answers = {"serving": ModelAnswer(text="one"), "shadow": ModelAnswer(text="two")}
+        assert client.record_shadow(decision, "s", **answers)
+        assert not client.record_shadow(decision, "s", **answers)
+        assert client.route("shadowed", force_control=True).shadow_arms == ()
+
+
+def test_an_arm_leaves_the_shadow_in_a_file(service: Service, tmp_path: Path) -> None:
+    text = SHADOWED.replace("shadowed", "leaving")
+    file = written(tmp_path, "leaving.yaml", text)
+    ok(service, "apply", "-f", file)
+    file.write_text(text.replace("id: s, role: shadow", "id: s").replace("id: b", "id: b, role: shadow"))
+    (planned,) = answer(service, "apply", "-f", file, "--dry-run")
+    assert planned["notes"] == ["arm b becomes a shadow arm, and answers no more", "arm s competes from now on"]
+    # From the shadow state on, a definition without any shadow is started in one go, with a ramp if it has one.
+    file.write_text(text + "state: shadow\n")
+    ok(service, "apply", "-f", file)
+    file.write_text(TWO.replace("support", "leaving") + RAMP + "state: running\n")
+    assert answer(service, "apply", "-f", file)[0]["state"] == "running"
+    assert "ramp of b: ramping, stage 1" in ok(service, "ramp", "status", "leaving")
+
+
+def test_a_budget_needs_costs_before_the_shadow_state(service: Service, tmp_path: Path) -> None:
+    text = SHADOWED.replace("shadowed", "costly").replace("text: off", "text: off, daily_budget_usd: 3")
+    file = written(tmp_path, "costly.yaml", text.replace("id: s,", "id: s, cost_usd: 0.1,"))
+    ok(service, "apply", "-f", file)
+    file.write_text(file.read_text() + "state: shadow\n")
+    done = command(service, "apply", "-f", file)
+    assert done.exit_code == 1
+    assert "arms[1].cost_usd: with shadow.daily_budget_usd each arm that is mirrored needs it" in done.stderr
 
 
 def test_who_and_why_are_kept(service: Service, tmp_path: Path) -> None:

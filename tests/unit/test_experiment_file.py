@@ -21,7 +21,7 @@ from router.config import (
 from router.config.rollout_shape import GuardrailShape, RampShape
 from router.config.shape import AllocationShape, ArmShape, AssignmentShape, SignalName
 from router.v1 import types_pb2 as types
-from router.v1.experiments_pb2 import AllocationRule, AssignmentRule, Experiment, Guardrail
+from router.v1.experiments_pb2 import AllocationRule, AssignmentRule, BetaPrior, Experiment, Guardrail, ShadowRule
 
 DESIGN = """\
 experiment: support-model
@@ -269,7 +269,7 @@ def test_two_bounds_show_beside_an_unknown_key() -> None:
             "must be thompson, fixed or uniform, not 'tompson'",
             "did you mean 'thompson'?",
         ),
-        ("state: concluded\n", 4, "state", "must be draft, running or paused, not 'concluded'", ""),
+        ("state: concluded\n", 4, "state", "must be draft, shadow, running or paused, not 'concluded'", ""),
         # durations
         ("attribution_window: 7\n", 4, "attribution_window", "7 has no unit", "write it as 500ms, 30s, 10m, 2h or 30d"),
         ("attribution_window: 7w\n", 4, "attribution_window", "is not a duration", "30d"),
@@ -369,7 +369,15 @@ def test_mistakes_outside_arms(fragment: str, line: int | None, path: str, messa
         ("\n  - id: a\n    model: x\n  - id: b b", "", 5, "arms[1].id", "'b b' does not match", "start with a letter"),
         (f"\n  - id: {'a' * 129}", "", 3, "arms[0].id", "must be at most 128 characters", ""),
         ("\n  - {id: a, rol: control}", "", 3, "arms[0].rol", "unknown key", "did you mean 'role'?"),
-        ("\n  - {id: a, role: shadow}", "", 3, "arms[0].role", "must be control or challenger, not 'shadow'", ""),
+        ("\n  - {id: a, role: ghost}", "", 3, "arms[0].role", "must be control, challenger or shadow, not 'ghost'", ""),
+        (
+            "\n  - {id: a}\n  - {id: b, role: shadow}",
+            "",
+            4,
+            "arms[1].role",
+            "'b' is a shadow arm: shadow must say",
+            "text: off",
+        ),
         ("\n  - {id: a, cap: 0}", "", 3, "arms[0].cap", "0 must be greater than 0", ""),
         ("\n  - {id: a, cap: 1.0000001}", "", 3, "arms[0].cap", "1.0000001 must be greater than 0 and", ""),
         ("\n  - {id: a, cost_usd: -1}", "", 3, "arms[0].cost_usd", "-1 must be greater than or equal to 0", ""),
@@ -718,6 +726,74 @@ def test_what_the_example_shows_in_comments_is_valid() -> None:
     assert (
         whole["derived"]["rephrased_within"] == schema["$defs"]["DerivedShape"]["properties"]["rephrased_within"]["default"]
     )
+
+
+SHADOW = """experiment: e
+arms:
+  - {id: a, role: control}
+  - {id: b}
+  - {id: c, role: shadow}
+shadow: {text: off}
+allocation: {priors: {b: {alpha: 3, beta: 1.5}}}
+"""
+
+
+def test_shadow_traffic_and_priors_of_single_arms_are_read() -> None:
+    file = load_experiment_file(SHADOW + "state: shadow\n")
+    assert file.state == "shadow"
+    assert [arm.role for arm in file.experiment.arms] == [types.ROLE_CONTROL, 0, types.ROLE_SHADOW]
+    assert file.experiment.shadow == ShadowRule(text=types.TEXT_MODE_OFF)
+    assert dict(file.experiment.allocation.priors) == {"b": BetaPrior(alpha=3, beta=1.5)}
+    again = load_experiment_file(dump_experiment_file(file.experiment, file.state))
+    assert (again.experiment, again.state) == (file.experiment, file.state)
+    quoted = load_experiment_file(SHADOW.replace("text: off", 'text: "off"'))
+    assert quoted.experiment == file.experiment
+
+
+def test_what_the_example_shows_of_shadow_traffic_is_valid() -> None:
+    text = re.search(r"^#   shadow:\n(?:#     .*\n)+", commented_example(), re.MULTILINE)
+    assert text is not None
+    shown = re.sub(r"^#   ", "", text[0], flags=re.MULTILINE)
+    file = load_experiment_file(commented_example() + shown)
+    properties = experiment_json_schema()["$defs"]["ShadowShape"]["properties"]
+    assert file.experiment.shadow.rate == properties["rate"]["default"] == 0.1
+    assert (file.experiment.shadow.daily_budget_usd, file.experiment.shadow.text) == (20, types.TEXT_MODE_OFF)
+    assert properties["text_limit"]["default"] == 500
+    assert set(properties["text"]["enum"]) == {"full", "truncated", "off"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "path", "message", "hint"),
+    [
+        ("{text: off}", "{rate: 0.1}", 6, "shadow.text", "is required", ""),
+        ("{text: off}", "{text: no}", 6, "shadow.text", "must be full, truncated or off, not 'no'", ""),
+        ("{text: off}", "{text: off, rate: 1.5}", 6, "shadow.rate", "1.5 must be", ""),
+        ("{text: off}", "{text: full, text_limit: 9}", 6, "shadow.text_limit", "only truncated text has", "truncated"),
+        ("{text: off}", "{text: off, daily_budget_usd: 2}", 5, "arms[2].cost_usd", "each arm that is mirrored", ""),
+        ("{text: off}", "{text: off, budget: 2}", 6, "shadow.budget", "unknown key", ""),
+        ("{b: {", "{d: {", 7, "allocation.priors.d", "no arm has this id", ""),
+        ("{b: {", "{c: {", 7, "allocation.priors.c", "a shadow arm is not learned about", ""),
+        ("beta: 1.5", "beat: 1.5", 7, "allocation.priors.b.beat", "unknown key", "did you mean 'beta'?"),
+        ("{priors:", "{kind: uniform, priors:", 7, "allocation.priors", "only a thompson allocation", "kind: thompson"),
+        ("role: shadow}", "role: shadow, cap: 0.5}", 5, "arms[2].cap", "a shadow arm gets no traffic", "leave it out"),
+        ("shadow: {text: off}\n", "state: shadow\n", 6, "shadow", "the shadow state needs it", "text: off"),
+        (", role: control", "", 2, "arms", "in state shadow the control answers alone", "role: control"),
+    ],
+)  # fmt: skip
+def test_mistakes_about_shadow_traffic(old: str, new: str, line: int, path: str, message: str, hint: str) -> None:
+    text = SHADOW.replace(old, new, 1)
+    text = text if "state:" in text else text + "state: shadow\n"
+    if path == "shadow":  # what is missing has the place of what it is missing from
+        line = 1
+    expect(text, line, path, message, hint)
+
+
+def test_the_shadow_state_needs_the_costs_of_challengers_too() -> None:
+    text = SHADOW.replace("{text: off}", "{text: off, daily_budget_usd: 2}").replace(
+        "role: shadow", "role: shadow, cost_usd: 1"
+    )
+    assert load_experiment_file(text).experiment.shadow.daily_budget_usd == 2
+    expect(text + "state: shadow\n", 4, "arms[1].cost_usd", "each arm that is mirrored needs it", "what one call costs")
 
 
 def test_the_example_says_nothing_but_the_defaults() -> None:

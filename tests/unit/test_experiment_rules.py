@@ -211,3 +211,48 @@ def test_roles_that_are_not_stated_are_challengers() -> None:
     definition = experiment(ARMS + "ramp {}")
     definition.arms[1].role = types.ROLE_CHALLENGER
     assert cross_field_problems(definition) == []
+
+
+RULE = "shadow { text: TEXT_MODE_OFF } "
+ALONE = ARMS.replace('"b"', '"b" role: ROLE_SHADOW')
+SHADOWED = ARMS + 'arms { arm_id: "s" role: ROLE_SHADOW } shadow { text: TEXT_MODE_OFF } '
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        # Two arms compete: floors, caps, weights and turns are theirs.
+        "allocation { floor: 0.24 }",
+        'allocation { kind: KIND_FIXED weights { key: "a" value: 0.9 } weights { key: "b" value: 0.1 } }'
+        " assignment { kind: KIND_STICKY_HASH }",
+        "assignment { kind: KIND_INTERLEAVED } allocation { kind: KIND_UNIFORM }",
+        "ramp {}",  # one challenger
+        'allocation { priors { key: "b" value { alpha: 2 beta: 3 } } }',
+    ],
+)
+def test_shadow_arms_do_not_compete(text: str) -> None:
+    assert problems(SHADOWED + text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "message"),
+    [
+        (SHADOWED + "allocation { floor: 0.25 }", "allocation.floor", "2 arms with a floor of 0.25"),
+        (ALONE + RULE + "assignment { kind: KIND_INTERLEAVED }"
+         " allocation { kind: KIND_UNIFORM }", "assignment.kind", "there is only one"),
+        ('experiment_id: "e" arms { arm_id: "a" cap: 0.5 } arms { arm_id: "s" role: ROLE_SHADOW }' + RULE,
+         "arms", "the caps add up to 0.5"),
+        ('experiment_id: "e" arms { arm_id: "s" role: ROLE_SHADOW }' + RULE,
+         "arms", "every arm is a shadow arm"),
+        (SHADOWED + 'allocation { kind: KIND_FIXED weights { key: "a" value: 0.9 } weights { key: "s" value: 0.1 } }'
+         " assignment { kind: KIND_STICKY_HASH }", "allocation.weights.s", "a shadow arm never answers"),
+        (SHADOWED + 'ramp { challenger_arm_id: "s" }', "ramp.challenger_arm_id", "'s' is a shadow arm"),
+        (ALONE + RULE + "ramp {}", "ramp", "no challenger"),
+        (ALONE, "arms[1].role", "'b' is a shadow arm: shadow must say"),
+    ],
+)  # fmt: skip
+def test_what_is_refused_of_shadow_arms(text: str, path: str, message: str) -> None:
+    found = problems(text)
+    assert [said for at, said in found if at == path and message in said], found
+    assert len(found) == 1

@@ -6,7 +6,7 @@ import sys
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -18,6 +18,7 @@ from router.client import (
     ClientStats,
     FailedPrecondition,
     InvalidArgument,
+    ModelAnswer,
     NotFound,
     Reason,
     RewardEvent,
@@ -25,6 +26,7 @@ from router.client import (
     RouteRequest,
     Signal,
     Status,
+    TextMode,
     Unavailable,
 )
 from router.testing import FakeExperiment, FakeReward, FakeRouter
@@ -436,3 +438,68 @@ def test_importing_it_imports_no_server():
     script = f"import sys, router.testing; print([name for name in {heavy} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+class TestShadow:
+    def fake(self, **fields: object) -> FakeRouter:
+        shadow = Arm("s", "model-s", {"top_k": 3})
+        return FakeRouter({"x": FakeExperiment(["a", "b"], shadow_arms=[shadow], **fields)})  # type: ignore[arg-type]
+
+    def test_every_decision_is_mirrored_but_forced_ones(self):
+        fake = self.fake(shadow_text=TextMode.TRUNCATED, shadow_text_limit=7)
+        decision = fake.route("x")
+        assert decision.shadow_arms == (Arm("s", "model-s", {"top_k": 3}),)
+        assert (decision.shadow_text, decision.shadow_text_limit) == (TextMode.TRUNCATED, 7)
+        for forced in (fake.route("x", force_arm_id="b"), fake.route("x", force_control=True)):
+            assert (forced.shadow_arms, forced.shadow_text) == ((), TextMode.UNSPECIFIED)
+        assert FakeRouter({"x": ["a"]}).route("x").shadow_arms == ()
+
+    @pytest.mark.parametrize(("control", "arm_id"), [("", "a"), ("b", "b")])
+    def test_the_control_can_be_forced(self, control, arm_id):
+        decision = self.fake(control=control).route("x", force_control=True)
+        assert (decision.arm.arm_id, decision.reason, decision.propensity) == (arm_id, Reason.FORCED, 1.0)
+
+    def test_what_is_recorded_is_cut_before_it_is_sent(self):
+        fake = self.fake(shadow_text=TextMode.TRUNCATED, shadow_text_limit=3)
+        decision = fake.route("x")
+        answer = ModelAnswer(text="abcdef", call=CallReport(cost_usd=0.5), model="m", stop_reason="end_turn")
+        mirrored = ModelAnswer(call=CallReport(latency=timedelta(seconds=2), error="timeout"), provider_request_id="r-1")
+        arguments = {"serving": answer, "shadow": mirrored, "prompt": "prompt", "request_id": "mine"}
+        assert fake.record_shadow(decision, "s", **arguments)
+        assert not fake.record_shadow(decision, decision.shadow_arms[0], **arguments)
+        (found,) = fake.comparisons
+        assert (found.arm_id, found.request_id, found.prompt, found.decision.arm) == ("s", "mine", "pro", decision.arm)
+        assert (found.serving, found.shadow) == (replace(answer, text="abc"), mirrored)
+
+    @pytest.mark.parametrize(("mode", "kept"), [(TextMode.OFF, ""), (TextMode.FULL, "abcdef")])
+    async def test_texts_are_kept_as_the_experiment_says(self, mode, kept):
+        fake = self.fake(shadow_text=mode)
+        decision = await fake.aio.route("x")
+        answer = ModelAnswer(text="abcdef")
+        assert await fake.aio.record_shadow(decision.decision_id, "s", serving=answer, shadow=answer, prompt="abcdef")
+        (found,) = fake.comparisons
+        assert {found.prompt, found.serving.text, found.shadow.text} == {kept}
+
+    @pytest.mark.parametrize("arm_id", ["nobody", "a"])
+    def test_other_arms_are_refused(self, arm_id):
+        fake = self.fake()
+        with pytest.raises(InvalidArgument, match="is not an arm that the decision could be mirrored to"):
+            fake.record_shadow(fake.route("x", force_arm_id="a"), arm_id, serving=ModelAnswer(), shadow=ModelAnswer())
+
+    def test_a_fallback_has_nothing_to_record(self):
+        fake = self.fake()
+        fake.unreachable = True
+        decision = fake.route("x", fallback="a")
+        assert not fake.record_shadow(decision, "s", serving=ModelAnswer(), shadow=ModelAnswer())
+        assert fake.comparisons == ()
+
+    def test_two_arms_cannot_be_forced(self):
+        with pytest.raises(InvalidArgument, match="force_control"):
+            self.fake().route("x", force_arm_id="b", force_control=True)
+
+    @pytest.mark.parametrize(
+        ("fields", "match"), [({"shadow_arms": ["a"]}, "never answers"), ({"control": "s"}, "not among the arms")]
+    )
+    def test_an_experiment_that_makes_no_sense_is_refused(self, fields, match):
+        with pytest.raises(ValueError, match=match):
+            FakeExperiment(["a", "b"], **fields)
