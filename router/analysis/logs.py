@@ -1,0 +1,103 @@
+"""The logs as Arrow record batches: what Postgres sends, given names, types and the ids of arms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, date, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+
+from router.analysis.columns import TIME, WORD, arm_arrays, array_of, keys_of
+from router.storage.analysis import LOGS, Kind, Log, Read, Reading, Stretch
+
+_TYPES = {
+    Kind.UUID: pa.string(),
+    Kind.TIME: TIME,
+    Kind.SMALLINT: pa.int16(),
+    Kind.INTEGER: pa.int32(),
+    Kind.BIGINT: pa.int64(),
+    Kind.DOUBLE: pa.float64(),
+    Kind.FLAG: pa.bool_(),
+    Kind.TEXT: pa.string(),
+}
+#: Columns with few distinct texts.
+_WORDS = {"reason", "segment", "kind", "signal", "status"}
+#: Vectors that are kept in memory, because later decisions were drawn from them too.
+_REMEMBERED = 200_000
+_ALLOCATION = (pa.field("allocation_arm_ids", pa.list_(pa.string())), pa.field("allocation", pa.list_(pa.float64())))
+
+
+def schema_of(log: Log) -> pa.Schema:
+    """Return the columns of a log, with their types."""
+    fields: list[pa.Field] = []
+    for column in log.columns:
+        if column.name == "arm":
+            fields += [pa.field("arm_id", WORD, nullable=False), pa.field("arm_version", pa.int32(), nullable=False)]
+        elif column.name == "allocation_id":
+            fields += _ALLOCATION
+        else:
+            type_ = WORD if column.name in _WORDS else _TYPES[column.kind]
+            fields.append(pa.field(column.name, type_, nullable=column.nullable))
+    return pa.schema(fields)
+
+
+class LogReader:
+    """Reads one log of one experiment as record batches."""
+
+    def __init__(self, reading: Reading, of: Read, name: str) -> None:
+        """`name` is decisions, events or outcomes."""
+        self._reading = reading
+        self._of = of
+        self.log = LOGS[name]
+        self.schema = schema_of(self.log)
+        self._allocations = _Allocations(reading, of)
+
+    def batches(self, start: datetime | None = None, end: datetime | None = None) -> Iterator[pa.RecordBatch]:
+        """Give what was decided in [start, end), the days in order and the rows of a day in none."""
+        first = date.min if start is None else start.astimezone(UTC).date()
+        last = date.max if end is None else (end.astimezone(UTC) - timedelta(microseconds=1)).date()
+        for day, pages in self._reading.days(self.log, first, last):
+            yield from self.of_day(day, pages, start, end)
+
+    def of_day(
+        self, day: date, pages: int, start: datetime | None = None, end: datetime | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """Give what was decided on a day; `pages` is the size of its partition."""
+        for stretch in self._reading.stretches(self.log, self._of, day, pages, start, end):
+            yield self._batch(stretch)
+
+    def _batch(self, stretch: Stretch) -> pa.RecordBatch:
+        arrays: list[pa.Array] = []
+        for column in self.log.columns:
+            raw = stretch.values[column.name]
+            if column.name == "arm":
+                arrays += arm_arrays(raw, self._of.arms)
+            elif column.name == "allocation_id":
+                arrays += self._allocations.arrays(*keys_of(raw))
+            else:
+                found = array_of(column, raw)
+                arrays.append(found.dictionary_encode() if column.name in _WORDS else found)
+        return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+
+
+class _Allocations:
+    """The vectors that decisions were drawn from. Few are read twice."""
+
+    def __init__(self, reading: Reading, of: Read) -> None:
+        self._reading = reading
+        self._names = {arm.number: arm.arm_id for arm in of.arms}
+        self._known: dict[bytes, tuple[list[str], list[float]]] = {}
+
+    def arrays(self, ids: Sequence[bytes], rows: np.ndarray) -> tuple[pa.Array, pa.Array]:
+        """Return for each row the arms and the probabilities of its vector; null where the database lacks it."""
+        if len(self._known) > _REMEMBERED:
+            self._known.clear()
+        missing = [i for i in ids if i not in self._known]
+        for key, (arms, probabilities) in self._reading.allocations(missing).items() if missing else ():
+            self._known[key] = [self._names[arm] for arm in arms], probabilities
+        found = [self._known.get(i, (None, None)) for i in ids]
+        indices = pa.array(rows)
+        names = pa.array([arms for arms, _ in found], type=pa.list_(pa.string()))
+        vectors = pa.array([vector for _, vector in found], type=pa.list_(pa.float64()))
+        return names.take(indices), vectors.take(indices)

@@ -1,0 +1,297 @@
+"""An experiment's logs as Parquet files, a day a file, and a manifest of what is in them.
+
+    DIR/manifest.json
+    DIR/decisions/day=2026-11-22/part-0.parquet        and so for events, outcomes, snapshots
+
+A day is read from one state of the database, all its datasets together, and its files replace older ones in one step each.
+The manifest is written after them. So an export that was cut off leaves whole files, and the next one goes on behind the
+last day that the manifest has. Days are those of the decisions (of snapshots, when they were taken), in UTC.
+
+A day that may still change in the ordinary course of things is *moving*, and written again each time. Any other is written
+again only if its sums in the database are not those of the manifest.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from router.analysis.logs import LogReader
+from router.analysis.source import AnalysisError, experiment_of
+from router.analysis.tables import SNAPSHOT_SCHEMA, snapshot_batches
+from router.storage.analysis import LOGS, Read, Reading, reading
+from router.storage.database import DatabaseUrl
+from router.storage.export import now_of, settled_after, snapshot_days, sums_of
+
+DATASETS = ("decisions", "events", "outcomes", "snapshots")
+COMPRESSIONS = ("zstd", "snappy", "gzip", "lz4", "none")
+_FORMAT = 1
+#: Rows of a row group, at least, but for the last one of a file.
+_GROUP = 100_000
+#: Batches that wait for the thread that writes.
+_AHEAD = 2
+#: Columns whose texts or numbers come again. Building a dictionary of others is in vain.
+_REPEATED = [
+    *("arm_id", "arm_version", "reason", "segment", "session_id", "turn_id", "policy_version", "kind", "signal", "status"),
+    *("rank", "reward", "reward_rule_version", "applied_version", "active", "matured_to", "taken_at"),
+    *("allocation_arm_ids.list.element", "allocation.list.element"),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the manifest says of a day of a dataset."""
+
+    rows: int
+    #: Below the directory of the export; None for a day without rows.
+    file: str | None
+    bytes: int
+    #: What was committed by then is in it.
+    as_of: str
+    #: Whether the day could still change then.
+    moving: bool
+    #: What the database said of it.
+    sums: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What an export did to one dataset."""
+
+    dataset: str
+    days_written: int
+    days_kept: int
+    rows_written: int
+    #: In all files of the dataset.
+    rows: int
+    bytes: int
+
+
+#: Is told how many days are done, of how many, and how many rows are written.
+Progress = Callable[[int, int, int], None]
+
+
+def export_experiment(
+    url: DatabaseUrl,
+    experiment_id: str,
+    directory: Path,
+    datasets: Sequence[str] = DATASETS,
+    *,
+    first: date = date.min,
+    last: date = date.max,
+    compression: str = "zstd",
+    rewrite: bool = False,
+    progress: Progress = lambda done, days, rows: None,
+) -> list[Exported]:
+    """Bring the files of an experiment up to date, for the days `first` to `last`; `rewrite` writes finished days again too.
+
+    Raises AnalysisError for an experiment that is not there and a directory of another one; StorageError; OSError.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with _alone(directory):
+        for left in directory.rglob("*.parquet.tmp"):
+            left.unlink()
+        with reading(url) as found:
+            of = experiment_of(found, experiment_id)
+            days = sorted({day for dataset in datasets for day in _sizes(found, of, dataset, first, last)})
+        manifest = _Manifest.of(directory, of)
+        export = _Export(directory, manifest, of, compression, rewrite)
+        for done, day in enumerate(days):
+            export.told = partial(progress, done, len(days))
+            with reading(url) as found:
+                for dataset in datasets:
+                    export.bring_up_to_date(found, dataset, day)
+            manifest.save()
+        progress(len(days), len(days), export.rows)
+    return [export.report(dataset) for dataset in datasets]
+
+
+def _sizes(found: Reading, of: Read, dataset: str, first: date, last: date) -> dict[date, int]:
+    """Return the days of a dataset, with the pages or the snapshots of each."""
+    if dataset == "snapshots":
+        return snapshot_days(found, of, first, last)
+    return dict(found.days(LOGS[dataset], first, last))
+
+
+class _Manifest:
+    def __init__(self, path: Path, of: Read, days: dict[str, dict[str, Entry]]) -> None:
+        self._path = path
+        self._of = of
+        self.days = days
+
+    @classmethod
+    def of(cls, directory: Path, of: Read) -> _Manifest:
+        path = directory / "manifest.json"
+        if not path.exists():
+            return cls(path, of, {})
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if found["format"] != _FORMAT:
+                raise AnalysisError(f"{path}: has format {found['format']}, which this version does not know")
+            if found["incarnation"] != of.incarnation:
+                raise AnalysisError(
+                    f"{path.parent}: holds an export of experiment {found['experiment_id']!r}"
+                    f"{', another one of that name' if found['experiment_id'] == of.experiment_id else ''}:"
+                    " give each experiment a directory of its own"
+                )
+            days = {
+                dataset: {day: Entry(**{**entry, "sums": tuple(entry["sums"])}) for day, entry in entries.items()}
+                for dataset, entries in found["datasets"].items()
+            }
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise AnalysisError(
+                f"{path}: is no manifest of an export: {error}; remove it to write every day again"
+            ) from None
+        return cls(path, of, days)
+
+    def save(self) -> None:
+        document = {
+            "format": _FORMAT,
+            "experiment_id": self._of.experiment_id,
+            "incarnation": self._of.incarnation,
+            "datasets": {
+                dataset: {day: asdict(entry) for day, entry in sorted(entries.items())}
+                for dataset, entries in sorted(self.days.items())
+            },
+        }
+        with _replacing(self._path) as temporary:
+            temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+class _Export:
+    """One run."""
+
+    def __init__(self, directory: Path, manifest: _Manifest, of: Read, compression: str, rewrite: bool) -> None:
+        self._directory = directory
+        self._manifest = manifest
+        self._of = of
+        self._compression = compression
+        self._rewrite = rewrite
+        #: Is told the rows that are written.
+        self.told: Callable[[int], None] = lambda rows: None
+        self.rows = 0
+        self._written: dict[str, list[int]] = {}
+        self._kept: dict[str, int] = {}
+
+    def bring_up_to_date(self, found: Reading, dataset: str, day: date) -> None:
+        """Write a day unless its file is right, or the database has not got it any more."""
+        size = _sizes(found, self._of, dataset, day, day).get(day)
+        if size is None:
+            return
+        entries = self._manifest.days.setdefault(dataset, {})
+        known = entries.get(day.isoformat())
+        sums = (size,) if dataset == "snapshots" else sums_of(found, self._of, dataset, day)
+        if known is not None and not known.moving and known.sums == sums and not self._rewrite and self._is_there(known):
+            self._kept[dataset] = self._kept.get(dataset, 0) + 1
+            return
+        as_of = now_of(found)
+        end_of_day = datetime.combine(day, time(), UTC) + timedelta(days=1)
+        moving = as_of < end_of_day + settled_after(found, self._of, dataset)
+        path = self._directory / dataset / f"day={day.isoformat()}" / "part-0.parquet"
+        rows = self._write(found, dataset, day, size, path) if sums[0] else 0
+        if not rows:
+            path.unlink(missing_ok=True)
+        file = str(path.relative_to(self._directory)) if rows else None
+        size_bytes = path.stat().st_size if rows else 0
+        entries[day.isoformat()] = Entry(rows, file, size_bytes, as_of.isoformat(), moving, sums)
+        self._written.setdefault(dataset, []).append(rows)
+
+    def report(self, dataset: str) -> Exported:
+        entries = self._manifest.days.get(dataset, {}).values()
+        written = self._written.get(dataset, [])
+        return Exported(
+            dataset,
+            len(written),
+            self._kept.get(dataset, 0),
+            sum(written),
+            sum(entry.rows for entry in entries),
+            sum(entry.bytes for entry in entries),
+        )
+
+    def _is_there(self, entry: Entry) -> bool:
+        if entry.file is None:
+            return True
+        path = self._directory / entry.file
+        return path.is_file() and path.stat().st_size == entry.bytes
+
+    def _batches(self, found: Reading, dataset: str, day: date, size: int) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+        if dataset == "snapshots":
+            midnight = datetime.combine(day, time(), UTC)
+            return SNAPSHOT_SCHEMA, snapshot_batches(found, self._of, midnight, midnight + timedelta(days=1))
+        reader = LogReader(found, self._of, dataset)
+        return reader.schema, reader.of_day(day, size)
+
+    def _write(self, found: Reading, dataset: str, day: date, size: int, path: Path) -> int:
+        """Write a day's file and return its rows. A thread compresses while the next batch is read."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        schema, batches = self._batches(found, dataset, day, size)
+        rows = 0
+        with (
+            _replacing(path) as temporary,
+            pq.ParquetWriter(temporary, schema, compression=self._compression, use_dictionary=_repeated(schema)) as writer,
+            ThreadPoolExecutor(1, thread_name_prefix="parquet") as thread,
+        ):
+            waiting: list[Future[Any]] = []
+            for group in _groups(batches, schema):
+                waiting.append(thread.submit(writer.write_table, group, row_group_size=group.num_rows))
+                if len(waiting) > _AHEAD:
+                    waiting.pop(0).result()
+                rows += group.num_rows
+                self.rows += group.num_rows
+                self.told(self.rows)
+            for writing in waiting:
+                writing.result()
+        return rows
+
+
+def _groups(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
+    collected: list[pa.RecordBatch] = []
+    for batch in batches:
+        collected.append(batch)
+        if sum(one.num_rows for one in collected) >= _GROUP:
+            yield pa.Table.from_batches(collected, schema=schema)
+            collected = []
+    if collected:
+        yield pa.Table.from_batches(collected, schema=schema)
+
+
+def _repeated(schema: pa.Schema) -> list[str]:
+    return [name for name in _REPEATED if name.split(".")[0] in schema.names]
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Give a path to write to; what is written replaces `path` in one step, and survives a power cut."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Keep another export out of the directory."""
+    with (directory / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AnalysisError(
+                f"{directory}: another export is writing there: wait for it, or give another directory"
+            ) from None
+        yield
