@@ -49,7 +49,7 @@ class Background:
             return True
 
     def close(self, timeout_s: float, finish: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Let `finish` and what is under way come to an end, for at most so long; then cancel it and end the thread.
+        """Let what is under way come to an end, for at most so long; then cancel it, `finish`, and end the thread.
 
         Blocks. Not for the loop's own thread.
         """
@@ -83,18 +83,18 @@ class Background:
             _log.warning("background work failed: %s", type(task.exception()).__name__)
 
     async def _drain(self, timeout_s: float, finish: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                await finish()
                 while self._tasks:
                     await asyncio.wait(self._tasks)
-        except TimeoutError:
-            pass
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=1.0)
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(1.0):
+                await finish()
 
 
 async def in_thread(work: Callable[[], T], ended: Callable[[], None] = lambda: None) -> T:
