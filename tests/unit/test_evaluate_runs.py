@@ -219,6 +219,9 @@ async def test_a_checker_that_fails_is_reported_with_its_item(
     monkeypatch.syspath_prepend(str(tmp_path))
     await world.run(checks=["python:own_check_that_fails:f", "exact_match"])
     failed = [one for one in world.results() if one["check_errors"]]
+    (tmp_path / "own_check_that_fails.py").write_text("def f(item, answer): return 1")
+    with pytest.raises(EvaluationError, match=r"files\.python:own_check_that_fails:f was"):
+        await world.run(checks=["python:own_check_that_fails:f", "exact_match"])
     assert {one["item"] for one in failed} == {"q2"}
     assert failed[0]["check_errors"] == {"python:own_check_that_fails:f": "ZeroDivisionError: division by zero"}
     assert list(failed[0]["scores"]) == ["exact_match"]
@@ -368,6 +371,24 @@ async def test_a_call_that_may_have_been_billed_is_charged_at_worst(world: World
     assert first["charged_usd"] == pytest.approx(15.0 + worst_usd(DOLLAR, prompt, 200))
     assert first["cost_usd"] == pytest.approx(15.0)
     assert second["charged_usd"] == pytest.approx(15.0)
+
+
+async def test_a_retry_that_the_cap_does_not_cover(world: World) -> None:
+    """A first attempt that may have been billed uses the budget up; with more of it, the same call is made again."""
+    world.write(1)
+    world.large.answer = failing(ModelError("timeout", "slow", retryable=True))
+    options = {"prices": priced(world), "only": ["large"]}
+    cap = worst_usd(DOLLAR, Prompt([{"role": "user", "content": "question 0"}], "Be brief.", {"max_tokens": 200}), 200) + 1
+    assert not await world.run(**options, max_cost_usd=cap)
+    (one,) = world.results()
+    assert one["error"] == "budget: attempt 2 is not covered by the budget"
+    assert one["charged_usd"] == pytest.approx(cap - 1)
+    assert not await world.run(**options, max_cost_usd=cap)
+    assert len(world.large.asked) == 1
+    assert await world.run(**options, max_cost_usd=3 * cap)
+    record = read_record(world.options.out)
+    assert [result.answer for result in record.results] == ["yes"]
+    assert record.charged_usd == pytest.approx(cap - 1 + 15.0)
 
 
 async def test_unknown_tokens_are_charged_at_worst(world: World) -> None:

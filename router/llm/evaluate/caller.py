@@ -11,6 +11,7 @@ from typing import Final
 from router.llm.evaluate.budget import Budget, CapReachedError, worst_usd
 from router.llm.evaluate.checks import Tally
 from router.llm.evaluate.errors import EvaluationError
+from router.llm.evaluate.journal import UNPAID
 from router.llm.models import Completion, Model, ModelError, Price, Prompt
 
 #: A failure of these kinds may have been answered, and billed, all the same.
@@ -89,7 +90,7 @@ class Caller:
             try:
                 self.budget.extend(missing)
             except CapReachedError as error:
-                raise ModelError("budget", f"attempt {attempt} is not covered by the budget") from error
+                raise ModelError(UNPAID, f"attempt {attempt} is not covered by the budget") from error
             tally.reserved_usd += missing
 
     def _pause_s(self, attempt: int) -> float:

@@ -18,6 +18,8 @@ from router.llm.evaluate.errors import EvaluationError
 
 FORMAT: Final = "bandit-router evaluation"
 VERSION: Final = 1
+#: The kind of error of a call that the budget no longer covers.
+UNPAID: Final = "budget"
 
 #: Item, arm and sample.
 Key = tuple[str, str, int]
@@ -56,6 +58,11 @@ class Result:
     scores: dict[str, float] = field(default_factory=dict)
     #: Why the others did not.
     check_errors: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def unpaid(self) -> bool:
+        """Whether the budget ended between two attempts: with more of it, the next run asks again."""
+        return self.error is not None and self.error.startswith(f"{UNPAID}:")
 
     @property
     def key(self) -> Key:
@@ -108,7 +115,8 @@ class Journal:
             else:
                 result = _result(path, number, value)
                 charged += result.charged_usd
-                done[result.key] = result.error is None
+                if not result.unpaid:
+                    done[result.key] = result.error is None
         journal = cls(path, descriptor, charged, done)
         os.ftruncate(descriptor, end)
         if found is None:

@@ -65,6 +65,7 @@ class Run:
                     return
                 self.journal.append(result)
                 on_result(result)
+                capped = capped or result.unpaid
 
         try:
             async with asyncio.TaskGroup() as group:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from router.llm.anthropic_model import DEFAULT_MAX_TOKENS
 from router.llm.evaluate.arms import Arm, arms_of
@@ -25,7 +26,6 @@ from router.llm.models import Completion, Model, Price, Prompt
 from router.llm.providers import UnknownModel, model_of
 from router.v1.experiments_pb2 import Experiment
 
-_SCHEMA: Final = "json_schema:"
 #: "provider:model" and the timeout of a call give a model.
 Connect = Callable[[str, float], Model]
 
@@ -245,7 +245,7 @@ def _settings(
         "dataset": {"name": dataset.path.name, "items": dataset.items, "sha256": dataset.digest},
         "arms": {arm.id: {key: value for key, value in asdict(arm).items() if key != "id"} for arm in arms},
         "checks": list(options.checks),
-        "schemas": {name: _digest(name) for name in sorted(checks.made) if name.startswith(_SCHEMA)},
+        "files": {name: digest for name in sorted(checks.made) if (digest := _digest(name))},
         "judges": judges,
         "rubric": options.rubric if judges else "",
         "samples": options.samples,
@@ -253,5 +253,10 @@ def _settings(
     }
 
 
-def _digest(name: str) -> str:
-    return hashlib.sha256(Path(name.removeprefix(_SCHEMA)).read_bytes()).hexdigest()
+def _digest(name: str) -> str | None:
+    """Return the SHA-256 of the file that a check is made of, its schema or its module; None for other checks."""
+    kind, _, rest = name.partition(":")
+    file: str | None = rest if kind == "json_schema" else None
+    if kind == "python":
+        file = getattr(sys.modules[rest.partition(":")[0]], "__file__", None)
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else None

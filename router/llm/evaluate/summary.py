@@ -99,7 +99,7 @@ def _facts(record: Record, control: str, reading: Reading) -> dict[str, str]:
     for arm, about in settings["arms"].items():
         facts[f"arm {arm}"] = f"{about['provider']}:{about['model']} ({about['role']})"
     if settings["prices"]:
-        facts["charged"] = f"at most ${record.charged_usd:,.4f}"
+        facts["charged"] = f"${record.charged_usd:,.4f}, calls that failed at their worst case"
     return facts
 
 
