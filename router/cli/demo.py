@@ -18,7 +18,7 @@ _FILE_WIDTH = 120
 @click.command()
 @click.option(
     "--strategy",
-    type=click.Choice(["bandit", "canary", "ab", "interleave"]),
+    type=click.Choice(["bandit", "canary", "ab", "interleave", "shadow"]),
     default="bandit",
     show_default=True,
     help="What to show. --arms, --assignment, --prompts and --picture are of the bandit.",

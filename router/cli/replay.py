@@ -5,16 +5,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import click
-import psycopg
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from router.cli.options import INSTANT, database_at, database_options, json_option
-from router.storage.database import connect
+from router.storage.database import SyncConnection, connect
 from router.storage.rebuild import Rebuilt, rebuild
 from router.storage.replay import Disagreement, ReplayReport, experiment_names
 from router.storage.replay import replay as compute_again
@@ -54,7 +52,7 @@ def _bar(hidden: bool) -> Iterator[Progress]:
         yield progress
 
 
-def _replay_all(connection: psycopg.Connection[Any], incarnation: int | None, names: dict[int, str], as_json: bool) -> bool:
+def _replay_all(connection: SyncConnection, incarnation: int | None, names: dict[int, str], as_json: bool) -> bool:
     with _bar(as_json) as progress:
         task = progress.add_task("replay", total=None)
         report = compute_again(
@@ -66,9 +64,7 @@ def _replay_all(connection: psycopg.Connection[Any], incarnation: int | None, na
     return report.agrees
 
 
-def _replay_snapshots(
-    connection: psycopg.Connection[Any], as_of: datetime, incarnations: Iterable[int], as_json: bool
-) -> bool:
+def _replay_snapshots(connection: SyncConnection, as_of: datetime, incarnations: Iterable[int], as_json: bool) -> bool:
     found: list[Rebuilt] = []
     with _bar(as_json) as progress:
         for incarnation in incarnations:

@@ -101,6 +101,7 @@ class Scene:
         self.board = board
         self.seed = seed
         self.rng = np.random.default_rng(seed)
+        self.channel = channels[0]
         self.experiments = experiments_pb2_grpc.ExperimentServiceStub(channels[0])
         self.posteriors = posteriors_pb2_grpc.PosteriorServiceStub(channels[0])
         self.interleave = interleave_pb2_grpc.InterleaveServiceStub(channels[0])
@@ -109,7 +110,8 @@ class Scene:
 
     async def apply(self, text: str) -> pb.Experiment:
         """Create the experiment of a file and start it, or update it."""
-        wanted = load_experiment_file(text).experiment
+        loaded = load_experiment_file(text)
+        wanted = loaded.experiment
         try:
             await self.experiments.CreateExperiment(
                 pb.CreateExperimentRequest(experiment=wanted, actor=_ACTOR), timeout=_TIMEOUT_S
@@ -119,6 +121,9 @@ class Scene:
                 raise
             update = pb.UpdateExperimentRequest(experiment=wanted, actor=_ACTOR)
             return (await self.experiments.UpdateExperiment(update, timeout=_TIMEOUT_S)).experiment
+        if loaded.state == "shadow":
+            shadow = pb.ShadowExperimentRequest(experiment_id=wanted.experiment_id, actor=_ACTOR)
+            return (await self.experiments.ShadowExperiment(shadow, timeout=_TIMEOUT_S)).experiment
         start = pb.StartExperimentRequest(experiment_id=wanted.experiment_id, actor=_ACTOR)
         return (await self.experiments.StartExperiment(start, timeout=_TIMEOUT_S)).experiment
 
@@ -131,6 +136,12 @@ class Scene:
         """Return what changed an experiment, the latest first."""
         request = pb.ListTransitionsRequest(experiment_id=experiment_id, page_size=1000)
         return list((await self.experiments.ListTransitions(request, timeout=_TIMEOUT_S)).transitions)
+
+    async def posterior(self, experiment_id: str) -> posteriors_pb2.GetPosteriorResponse:
+        """Return what is believed of the arms of an experiment."""
+        request = posteriors_pb2.GetPosteriorRequest(experiment_id=experiment_id)
+        reply: posteriors_pb2.GetPosteriorResponse = await self.posteriors.GetPosterior(request, timeout=_TIMEOUT_S)
+        return reply
 
     async def stored(self, experiment_id: str, decisions: int) -> None:
         """Wait until so many decisions are in Postgres: they get there a moment after their replies."""

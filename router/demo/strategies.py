@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from router.demo import ab, canary, interleaved
+from router.demo import ab, canary, interleaved, shadow
 from router.demo.data import Table, load
 from router.demo.live import Stopwatch
 from router.demo.records import Records, read_records
@@ -25,6 +25,7 @@ _PLAYS: Final[dict[str, Callable[[Scene, Table], Awaitable[Any]]]] = {
     "canary": canary.play,
     "ab": ab.play,
     "interleave": interleaved.play,
+    "shadow": shadow.play,
 }
 
 
@@ -72,6 +73,10 @@ def _judged(strategy: str, found: list[Any], read: Callable[[str, int], Records]
             return canary.story(trials, transitions, records)
         case "ab":
             return ab.story(found[0], table, read(ab.EXPERIMENT, len(found[0])))
+        case "shadow":
+            asked = sum(one.mirrored for one in found[0].served)
+            other = read(shadow.EXPERIMENTS[1], len(found[0].served) - asked)
+            return shadow.story(found[0], table, (read(shadow.EXPERIMENTS[0], asked), other))
         case _:
             turns = interleaved.SESSIONS * interleaved.TURNS
             return interleaved.story(found[0], table, read(interleaved.EXPERIMENT, turns))

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -14,7 +14,19 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from router.storage.errors import StorageError, StorageUnavailableError, translated
 
-__all__ = ["CONNECTIONS_PER_WORKER", "Connection", "Database", "DatabaseUrl", "check_server", "connect", "driver_of"]
+__all__ = [
+    "CONNECTIONS_PER_WORKER",
+    "Connection",
+    "Database",
+    "DatabaseUrl",
+    "SyncConnection",
+    "check_server",
+    "connect",
+    "driver_of",
+]
+
+#: What commands work on.
+SyncConnection: TypeAlias = psycopg.Connection[Any]
 
 OLDEST_MAJOR = 14
 _CONNECT_TIMEOUT_S = 5

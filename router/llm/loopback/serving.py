@@ -9,7 +9,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Final, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -17,6 +17,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from router.llm.loopback.app import ABORT, App, Receive, Scope, Send
 from router.llm.loopback.ledger import Ledger
 from router.llm.loopback.world import World
+
+if TYPE_CHECKING:
+    from anthropic import AsyncAnthropic
 
 _START_S: Final = 10.0
 
@@ -46,6 +49,12 @@ class Loopback:
     def openai_url(self) -> str:
         """What OpenAI's SDK takes as base_url."""
         return f"{self.anthropic_url}/v1"
+
+    def async_anthropic(self) -> AsyncAnthropic:
+        """Return a client of Anthropic's SDK that calls this server."""
+        from anthropic import AsyncAnthropic
+
+        return AsyncAnthropic(api_key="not needed", base_url=self.anthropic_url)
 
     def __enter__(self) -> Self:
         listener = socket.create_server((self._host, self._wanted_port), backlog=1024)
