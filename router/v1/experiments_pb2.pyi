@@ -351,11 +351,15 @@ class Transition(_message.Message):
         KIND_STATE: _ClassVar[Transition.Kind]
         KIND_RAMP: _ClassVar[Transition.Kind]
         KIND_VERDICT: _ClassVar[Transition.Kind]
+        KIND_IMPORT: _ClassVar[Transition.Kind]
+        KIND_ERASURE: _ClassVar[Transition.Kind]
     KIND_UNSPECIFIED: Transition.Kind
     KIND_DEFINITION: Transition.Kind
     KIND_STATE: Transition.Kind
     KIND_RAMP: Transition.Kind
     KIND_VERDICT: Transition.Kind
+    KIND_IMPORT: Transition.Kind
+    KIND_ERASURE: Transition.Kind
     TRANSITION_ID_FIELD_NUMBER: _ClassVar[int]
     EXPERIMENT_ID_FIELD_NUMBER: _ClassVar[int]
     TRANSITION_TIME_FIELD_NUMBER: _ClassVar[int]
