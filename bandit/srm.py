@@ -83,13 +83,14 @@ def srm_sequential(arms: ArrayLike, propensities: ArrayLike) -> Vector:
     every = np.arange(a.size)
     base = (np.log(null[every, a]) - np.log(own)).cumsum()
     log_e = np.full(a.size, -np.inf)
-    k = null.shape[1]
-    for arm in range(k):
+    # Of two arms, tilting one up is tilting the other down.
+    tilted = 1 if null.shape[1] == 2 else null.shape[1]
+    for arm in range(tilted):
         drawn = (a == arm).cumsum()
         for tilt in (*_TILTS, *-_TILTS):
             spent = np.log1p(null[:, arm] * np.expm1(tilt)).cumsum()
             log_e = np.logaddexp(log_e, tilt * drawn - spent)
-    log_e += base - np.log(2 * _TILTS.size * k)
+    log_e += base - np.log(2 * _TILTS.size * tilted)
     return np.asarray(np.exp(np.minimum(log_e, np.log(LARGEST))))
 
 

@@ -43,18 +43,19 @@ def test_expectation_is_one_under_any_moving_allocation() -> None:
     assert (expected[1] <= 1.0).all()
 
 
-def test_e_values_by_plain_products() -> None:
+@pytest.mark.parametrize("k", [2, 3])
+def test_e_values_by_plain_products(k: int) -> None:
     rng = np.random.default_rng(1)
-    p = rng.dirichlet([2, 2, 2], 12)
-    arms = [int(rng.choice(3, p=row)) for row in p]
+    p = rng.dirichlet([2] * k, 12)
+    arms = [int(rng.choice(k, p=row)) for row in p]
     tilts = [sign * 0.005 * 2**i for i in range(10) for sign in (1, -1)]
     for length in (1, 5, 12):
         bets = []
-        for arm in range(3):
+        for arm in range(k):
             for tilt in tilts:
                 bet = 1.0
                 for t in range(length):
-                    odds = [p[t][i] * (math.exp(tilt) if i == arm else 1.0) for i in range(3)]
+                    odds = [p[t][i] * (math.exp(tilt) if i == arm else 1.0) for i in range(k)]
                     bet *= odds[arms[t]] / sum(odds) / p[t][arms[t]]
                 bets.append(bet)
         assert srm_sequential(arms, p)[length - 1] == pytest.approx(sum(bets) / len(bets), rel=1e-12)
