@@ -51,7 +51,7 @@ EXPERIMENTS: Final = ("shadow", "shadow-off")
 REPORT: Final = Path("build/shadow.html")
 #: What production may take longer for being mirrored, as a ratio of medians.
 _MOST_SLOWER: Final = 1.1
-_PROMPTS: Final = 1200
+_PROMPTS: Final = 800
 _CALLERS: Final = 20
 #: The models' latency: realistic in its spread, shorter than real ones.
 _LATENCY: Final = "@100-250ms"

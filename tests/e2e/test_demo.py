@@ -108,6 +108,18 @@ def test_sticky_users(tmp_path: Path, assignment: str, arms: str) -> None:
                 "replay equals live evidence",
             ],
         ),
+        (
+            "shadow",
+            [
+                "no shadow answer reached a user",
+                "every mirrored request is recorded once",
+                "mirroring does not slow production",
+                "a judge that follows the scores finds the better model",
+                "a judge that always says A is exposed",
+                "verdicts are no evidence",
+                "replay equals live evidence",
+            ],
+        ),
     ],
 )
 def test_strategies(tmp_path: Path, strategy: str, checks: list[str]) -> None:
@@ -126,6 +138,11 @@ def test_strategies(tmp_path: Path, strategy: str, checks: list[str]) -> None:
     assert [check["name"] for check in found["checks"]] == checks
     if strategy == "canary":
         assert [trial["phase"] for trial in found["trials"]] == ["promoted", "rolled back"]
+    elif strategy == "shadow":
+        assert 0.15 < found["truth"] < 0.35
+        page = (tmp_path / "build" / "shadow.html").read_text()
+        assert "<svg" in page
+        assert "llama-3.1-nemotron-51b-instruct" in page
     else:
         # Both estimate the same thing: the arms' difference over all prompts, .0607 in completions.
         assert abs(found["truth"]) == pytest.approx(0.0607, abs=0.0005)
