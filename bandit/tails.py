@@ -138,7 +138,11 @@ class _Integrand:
 def _log_lower(a: Array, b: Array, y: Array) -> Array:
     """Return log F at y at most the logit of the mean; all of shape (N,)."""
     # 1 - x holds the digits of an x near 1.
-    mass = np.where(y < 0.0, betainc(a, b, expit(y)), betaincc(b, a, expit(-y)))
+    left = y < 0.0
+    right = ~left
+    mass = np.empty(y.shape)
+    mass[left] = betainc(a[left], b[left], expit(y[left]))
+    mass[right] = betaincc(b[right], a[right], expit(-y[right]))
     deep = (mass < _DEEP) | (y < _FAR)
     result = np.log(np.where(deep, 1.0, mass))
     if deep.any():

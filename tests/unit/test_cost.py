@@ -6,7 +6,7 @@ from pathlib import Path
 import mpmath
 import numpy as np
 import pytest
-from scipy.special import betainc
+from scipy.special import betainc, betaincc
 
 from bandit.allocation import AllocationKind, AllocationRule, NoEligibleArmError, apply_floor
 from bandit.cost import CeilingError, keep_ceiling, pareto_front, probability_best_value
@@ -72,6 +72,15 @@ def test_a_uniform_arm_against_any_other(a: float, d: float) -> None:
     b, t = 0.4, 1 - d
     wins = t * betainc(a, b, t) - a / (a + b) * betainc(a + 1, b, t)
     np.testing.assert_allclose(probability_best_value([1, a], [1, b], [d, 0], 1.0), [wins, 1 - wins], atol=1e-9)
+
+
+@pytest.mark.parametrize("b", [0.01, 0.3, 1.0, 5.0])
+@pytest.mark.parametrize("d", [0.001, 0.25, 0.8])
+def test_a_uniform_arm_against_any_other_that_costs_more(b: float, d: float) -> None:
+    # P(theta - d > U) = E max(0, theta - d): theta may be next to 1, where the other arm's integrand has a step.
+    a = 0.4
+    loses = a / (a + b) * betaincc(a + 1, b, d) - d * betaincc(a, b, d)
+    np.testing.assert_allclose(probability_best_value([1, a], [1, b], [0, d], 1.0), [1 - loses, loses], atol=1e-9)
 
 
 def test_against_drawn_posteriors() -> None:
