@@ -234,7 +234,8 @@ def _explain_end(given: dict[str, Any], work: Work, message: pb.GetJudgeReportRe
         )
         sys.exit(_CAP_REACHED)
     if left:
-        click.echo(f"{left:,} judgments are left that cannot be made: their texts are gone", err=True)
+        why = "their texts are gone, or another command is at work on them"
+        click.echo(f"{left:,} judgments are left: {why}", err=True)
 
 
 def _interrupted(given: dict[str, Any], run_id: str, what: str) -> NoReturn:

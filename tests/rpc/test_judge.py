@@ -15,6 +15,7 @@ from comparisons import (
     Pair,
     add_comparisons,
     all_pending,
+    answer,
     create,
     judge_all,
     judged_experiment,
@@ -24,11 +25,11 @@ from comparisons import (
     stub,
 )
 from google.protobuf.duration_pb2 import Duration
-from running import Router, arm, query, refused, scalar
+from running import Router, arm, query, refused, scalar, until
 from scipy.stats import binomtest
 
+from router.v1 import experiments_pb2, routing_pb2, shadow_pb2, shadow_pb2_grpc, types_pb2
 from router.v1 import judge_pb2 as pb
-from router.v1 import routing_pb2
 
 BOTH, RANDOM = pb.JudgeRun.METHOD_BOTH_ORDERS, pb.JudgeRun.METHOD_RANDOM_ORDER
 ARM, OTHER = pb.GetJudgeReportResponse.CONCLUSION_ARM, pb.GetJudgeReportResponse.CONCLUSION_OTHER
@@ -468,3 +469,70 @@ async def test_runs_are_listed_newest_first(prepared: Router):
 async def test_what_is_shown_says_nothing_of_whose_answer_it_is(prepared: Router):
     names = [field.name for field in pb.PendingJudgment.DESCRIPTOR.fields]
     assert Counter(names) == Counter(["judgment", "prompt", "answer_a", "answer_b"])
+
+
+# From Route to a report
+
+
+def mirrored(text: int, experiment_id: str = "support") -> experiments_pb2.Experiment:
+    definition = judged_experiment(experiment_id=experiment_id)
+    definition.arms[1].role = types_pb2.ROLE_SHADOW
+    definition.shadow.rate = 1.0
+    definition.shadow.text = text  # type: ignore[assignment]
+    return definition
+
+
+async def record(router: Router, number: int) -> None:
+    """Serve a request as a caller with a shadow arm does."""
+    decision = await router.route(unit_id=f"unit-{number % 5}")
+    (shadow,) = decision.shadow_arms
+    call = routing_pb2.CallReport()
+    request = shadow_pb2.RecordShadowRequest(
+        decision_id=decision.decision_id,
+        arm_id=shadow.arm_id,
+        prompt=f"Question {number}?",
+        serving=shadow_pb2.ModelAnswer(text=answer(number, 0.2, "one"), call=call),
+        shadow=shadow_pb2.ModelAnswer(text=answer(number, 0.8, "the other"), call=call),
+    )
+    await shadow_pb2_grpc.ShadowServiceStub(router.channel).RecordShadow(request)
+    await router.reward(decision.decision_id, 0.25)
+
+
+async def test_what_a_shadow_arm_answered_is_judged(router: Router):
+    await router.run(mirrored(types_pb2.TEXT_MODE_FULL))
+    for number in range(35):
+        await record(router, number)
+    service = stub(router)
+    run = await create(service, arm_id="", other_arm_id="")
+    assert (run.arm_id, run.other_arm_id, run.pairs) == ("fancy", "plain", 35)
+    await judge_all(service)
+    report = await report_of(service)
+    # 35 pairs of 5 units, in which nothing varies, tell no more than 5 pairs: that is not enough.
+    assert (report.conclusion, report.arm_wins.estimate, report.net.n) == (UNDECIDED, 1.0, 35)
+    rows = await query(router.url, "SELECT DISTINCT reason, unit_hash IS NOT NULL FROM judgments")
+    assert rows == [("because", True)]
+
+
+@pytest.mark.parametrize(("text", "value"), [("TEXT_MODE_OFF", "off"), ("TEXT_MODE_TRUNCATED", "truncated")])
+async def test_the_setting_that_keeps_texts_away_is_named(router: Router, text: str, value: str):
+    await router.run(mirrored(types_pb2.TextMode.Value(text)))
+    refusal = await refused(create(stub(router), arm_id=""))
+    assert (refusal.reason, refusal.metadata) == ("TEXT_NOT_RECORDED", {"setting": "shadow.text", "value": value})
+    await record(router, 0)
+    refusal = await refused(create(stub(router)))
+    assert (refusal.reason, refusal.metadata) == ("TEXT_NOT_RECORDED", {"setting": "shadow.text", "value": value})
+    assert f"shadow.text is {value}" in refusal.message
+    full = mirrored(types_pb2.TEXT_MODE_FULL)
+    await router.update(full)
+    await until(lambda: registered(router), "the rule is in force")
+    await record(router, 1)
+    assert (await create(stub(router))).pairs == 1
+    await router.update(mirrored(types_pb2.TextMode.Value(text)))
+    assert (await create(stub(router), run_id="second")).pairs == 1, "what was recorded in full may be judged"
+    await judge_all(stub(router), "second")
+    kept = await query(router.url, "SELECT DISTINCT reason FROM judgments WHERE run_id = 'second'")
+    assert kept == [(None,)], "but no reason is kept any more"
+
+
+async def registered(router: Router) -> bool:
+    return bool((await router.route()).shadow_arms)
