@@ -18,7 +18,8 @@ _TURN = re.compile(r"0|[1-9][0-9]{0,9}", re.ASCII).fullmatch
 
 def serving(entry: Entry) -> Policy:
     """Return the policy of an experiment that runs or is in state shadow; FailedPreconditionError of any other."""
-    return _policy_in(entry, SERVING)
+    # Whatever has a policy serves.
+    return entry.policy or _policy_in(entry, SERVING)
 
 
 def running(entry: Entry) -> Policy:
@@ -52,8 +53,8 @@ def position_of(policy: Policy, arm_id: str, field: str) -> int:
     return position
 
 
-def forced_position(policy: Policy, request: routing_pb2.RouteRequest) -> int | None:
-    """Return the position of the arm that a request forces; None if it forces none.
+def forced_position(policy: Policy, request: routing_pb2.RouteRequest) -> int:
+    """Return the position of the arm that a request forces, one way or the other.
 
     Raises InvalidArgumentError of an arm that is not active, or of two ways to force one; FailedPreconditionError if the
     control is forced and there is none.
@@ -68,7 +69,7 @@ def forced_position(policy: Policy, request: routing_pb2.RouteRequest) -> int | 
                 f"force_control: experiment {request.experiment_id!r} has no control", reason="NO_ELIGIBLE_ARM"
             )
         return control
-    return position_of(policy, request.force_arm_id, "force_arm_id") if request.force_arm_id else None
+    return position_of(policy, request.force_arm_id, "force_arm_id")
 
 
 def choice_for(policy: Policy, request: routing_pb2.RouteRequest) -> Choice:

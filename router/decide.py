@@ -140,9 +140,8 @@ class Decider:
             self._replies_bytes -= oldest.size
 
     async def _pick(self, policy: Policy, choice: Choice, request: routing_pb2.RouteRequest) -> _Pick:
-        forced = forced_position(policy, request)
-        if forced is not None:
-            return _Pick(forced, 1.0, routing_pb2.REASON_FORCED)
+        if request.force_arm_id or request.force_control:
+            return _Pick(forced_position(policy, request), 1.0, routing_pb2.REASON_FORCED)
         assignment = policy.definition.rules.assignment
         if assignment == "per_request":
             position = draw(choice.sums, self._uniform(policy, request))
