@@ -176,8 +176,8 @@ async def test_the_version_in_force_at_the_decision_is_found(connection: Any):
 async def test_pages_are_read_by_their_index(url: str, connection: Any):
     await connection.execute(
         "INSERT INTO shadow_comparisons (decision_key, shadow_arm, incarnation, serving_arm, decision_day, decided_at,"
-        " recorded_at, request_id, text_mode, serving_model, serving_stop_reason, serving_provider_request_id, serving_error,"
-        " shadow_model, shadow_stop_reason, shadow_provider_request_id, shadow_error)"
+        " recorded_at, request_id, text_mode, serving_model, serving_stop_reason, serving_provider_request_id,"
+        " serving_error, shadow_model, shadow_stop_reason, shadow_provider_request_id, shadow_error)"
         " SELECT gen_random_uuid(), 1, 1 + n % 2, 0, '2026-05-01', timestamptz '2026-05-01' + n * interval '1 s', now(), '',"
         " 'off', '', '', '', '', '', '', '', '' FROM generate_series(1, 20000) n"
     )
