@@ -150,7 +150,8 @@ async def test_a_report_has_every_number_and_its_warnings(prepared: Router):
     assert data["ties"] == {"estimate": 1.0, "lower": message.ties.lower, "upper": 1.0, "n": 20}
     assert (data["self_agreement"], data["conclusion"]) == (None, "unusable")
     assert data["first_wins"]["estimate"] is None
-    assert [plot["title"] for plot in document["plots"]] == ["Preferred answers", "Net win rate", "Can it be trusted?"]
+    titles = ["Preferred answers", "Net win rate", "Position", "Agreement with itself"]
+    assert [plot["title"] for plot in document["plots"]] == titles
 
 
 async def test_no_prior_from_verdicts_that_say_too_little(prepared: Router):

@@ -53,13 +53,13 @@ def _facts(message: pb.GetJudgeReportResponse) -> Mapping[str, str]:
 
 def _plots(message: pb.GetJudgeReportResponse) -> list[IntervalPlot]:
     run = message.run
-    trust = [_row("first place wins", message.first_wins, "of judgments without ties; 0.5 without bias")]
+    consistency = []
     for name, label, note in (
         ("order_agreement", "both orders agree", "of pairs"),
         ("self_agreement", "repeats agree", "of judgments made twice"),
     ):
         if message.HasField(name):
-            trust.append(_row(label, getattr(message, name), note))
+            consistency.append(_row(label, getattr(message, name), note))
     plots = [
         IntervalPlot(
             "Preferred answers",
@@ -76,8 +76,10 @@ def _plots(message: pb.GetJudgeReportResponse) -> list[IntervalPlot]:
             0.0,
             "wins less losses, share of pairs",
         ),
-        IntervalPlot("Can it be trusted?", trust, 0.5, "share"),
+        IntervalPlot("Position", [_row("first place wins", message.first_wins)], 0.5, "share of judgments without ties"),
     ]
+    if consistency:
+        plots.append(IntervalPlot("Agreement with itself", consistency, axis="share"))
     if message.HasField("user_agreement"):
         row = _row("preferred less rejected", message.user_agreement, "above 0 where the judge agrees with users")
         plots.append(IntervalPlot("Users' rewards of served answers", [row], 0.0, "difference of mean rewards"))
