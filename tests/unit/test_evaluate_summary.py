@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from scipy.stats import binomtest
+from scipy.stats import binomtest, t
 
 from bandit.inference import rate_interval
 from router.llm.evaluate.errors import EvaluationError
@@ -117,6 +117,11 @@ def test_comparisons_with_several_arms_and_checks_share_the_risk() -> None:
     assert found["large", "a"]["p"] == pytest.approx(3 * 2 / 2**6)
     assert found["huge", "a"]["verdict"] == found["large", "a"]["verdict"] == "no difference shown"
     assert found["large", "b"]["p"] == 1.0
+    # Four intervals that hold at once with 95 % hold with 98.75 % each: 6 won, none lost, 40 items and one more each way.
+    p, q = 7 / 42, 1 / 42
+    half = t.ppf(1 - 0.0125 / 2, 39) * ((p + q - (p - q) ** 2) / 42) ** 0.5
+    comparison = found["large", "a"]["comparison"]
+    assert (comparison["lower"], comparison["upper"]) == pytest.approx((p - q - half, p - q + half))
 
 
 def test_errors_are_left_out_or_count() -> None:
