@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from router.analysis.columns import TIME, WORD, arm_arrays, array_of, keys_of
 from router.storage.analysis import LOGS, Kind, Log, Read, Reading, Stretch
@@ -89,7 +90,7 @@ class _Allocations:
         self._names = {arm.number: arm.arm_id for arm in of.arms}
         self._known: dict[bytes, tuple[list[str], list[float]]] = {}
 
-    def arrays(self, ids: Sequence[bytes], rows: np.ndarray) -> tuple[pa.Array, pa.Array]:
+    def arrays(self, ids: Sequence[bytes], rows: NDArray[np.int32]) -> tuple[pa.Array, pa.Array]:
         """Return for each row the arms and the probabilities of its vector; null where the database lacks it."""
         if len(self._known) > _REMEMBERED:
             self._known.clear()

@@ -31,6 +31,8 @@ class Kind(StrEnum):
     STATE = "state"
     RAMP = "ramp"
     VERDICT = "verdict"
+    IMPORT = "import"
+    ERASURE = "erasure"
 
 
 @dataclass(frozen=True, slots=True)
