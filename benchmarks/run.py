@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from benchmarks import growth, inprocess, lag, reward, route, start
+from benchmarks import growth, inprocess, lag, reward, route, shadow, start
 from benchmarks.bench import SEED, Bench, Settings, bench
 from benchmarks.figures import Figure
 from benchmarks.load import MeasurementError
@@ -34,6 +34,7 @@ MEASUREMENTS: dict[str, Callable[[Bench], list[Figure]]] = {
     "compile": inprocess.compiling,
     "growth": growth.growth,
     "start": start.first_answer,
+    "shadow": shadow.mirroring,
 }
 
 

@@ -17,6 +17,8 @@ Send = Callable[[Sequence[RewardEvent]], Awaitable[Sequence[RewardResult | Route
 #: The one report of a decision: the same call told twice is one event.
 EVENT_ID: Final = "model-call"
 _BATCH: Final = 500
+#: How long a report waits for others to go with it: a call each would cost production more than it tells.
+_LINGER_S: Final = 0.1
 _FIRST_REST_S: Final = 0.25
 _LONGEST_REST_S: Final = 2.0
 
@@ -71,6 +73,7 @@ class Reports:
     async def _empty(self) -> None:
         rest_s = _FIRST_REST_S
         while True:
+            await asyncio.sleep(_LINGER_S)
             with self._lock:
                 batch = [self._waiting[at] for at in range(min(_BATCH, len(self._waiting)))]
                 if not batch:

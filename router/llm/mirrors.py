@@ -34,6 +34,8 @@ Record = Callable[["Mirrored", ServingAnswer, ShadowAnswer], Awaitable[None]]
 #: How long a model rests that asked for it without saying how long, and at most.
 _REST_S: Final = 5.0
 _LONGEST_REST_S: Final = 600.0
+#: How long production goes first, with its request and with its answer: both sides need the interpreter.
+_HEAD_START_S: Final = 0.02
 #: How long a finished shadow answer waits for production's, for example for a stream that nobody reads to its end.
 _PATIENCE_S: Final = 900.0
 
@@ -189,6 +191,7 @@ class Mirrors:
 
     async def _mirror(self, mirrored: Mirrored, arm: Arm, exchange: Exchange) -> None:
         try:
+            await asyncio.sleep(_HEAD_START_S)
             shadow = await self._ask(mirrored, arm)
             try:
                 async with asyncio.timeout(_PATIENCE_S):
@@ -197,6 +200,7 @@ class Mirrors:
                 with self._lock:
                     self._counts["dropped"] += 1
                 return
+            await asyncio.sleep(_HEAD_START_S)
             await self._record(mirrored, serving, shadow)
         finally:
             with self._lock:
