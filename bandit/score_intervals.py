@@ -123,13 +123,11 @@ def _lowest_net(won: float, lost: float, n: float, z: float) -> float:
 def _variance_at(net: float, won: float, lost: float, n: float) -> float:
     """Return the variance of one observation where the net is `net` and the chance q to lose is the likeliest given that.
 
-    q solves 2 n q^2 + b q + c = 0; of the two forms of the root the one without cancellation.
+    q is the greater root of 2 n q^2 + b q + c = 0.
     """
     b = (2.0 * n - won + lost) * net - won - lost
     c = -lost * net * (1.0 - net)
-    root = math.sqrt(max(0.0, b * b - 8.0 * n * c))
-    q = (root - b) / (4.0 * n) if b <= 0.0 else -2.0 * c / (root + b)
-    q = max(q, -net, 0.0)
+    q = (math.sqrt(max(0.0, b * b - 8.0 * n * c)) - b) / (4.0 * n)
     return max(0.0, 2.0 * q + net * (1.0 - net))
 
 

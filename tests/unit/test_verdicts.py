@@ -131,9 +131,11 @@ def test_one_more_for_the_first_place_is_a_bias() -> None:
 
 def test_repeats_that_agree() -> None:
     rows = [(i, True, False, A) for i in range(6)] + [(i, False, False, B) for i in range(6)]
-    rows += [(0, True, True, A), (1, True, True, B), (2, False, True, B), (3, False, True, TIE)]
+    rows += [(0, True, True, A), (1, True, True, TIE), (2, False, True, B), (3, False, True, TIE)]
     rows += [(4, True, True, INVALID), (5, True, True, PENDING)]
-    agreement = report(judgments(rows)).self_agreement
+    found = report(judgments(rows))
+    assert (found.first_wins.value, found.first_wins.n) == (0.5, 12), "repeats would count an order twice"
+    agreement = found.self_agreement
     assert agreement is not None
     assert (agreement.value, agreement.n) == (0.5, 4)
 
@@ -276,6 +278,15 @@ def test_pairs_of_the_same_unit_that_agree_count_as_one() -> None:
     alone = clustered_net(2.0 * x - 1, range(120))
     together = clustered_net(2.0 * x - 1, np.repeat(np.arange(40), 3))
     assert together.lower < alone.lower < alone.upper < together.upper
+
+
+def test_net_of_units_that_agree_within_is_that_of_the_units() -> None:
+    """30 units won and 10 lost, of 3 pairs each: deff is 3 * (40 / 39) whatever the net, so n is 39 by Student's t."""
+    x = np.repeat([1.0] * 30 + [-1.0] * 10, 3)
+    found = clustered_net(x, np.repeat(np.arange(40), 3))
+    n = 39 * (norm.ppf(0.975) / student.ppf(0.975, 39)) ** 2
+    assert (found.lower, found.upper) == pytest.approx(net_interval(0.75 * n, 0.25 * n, n))
+    assert (found.value, found.n) == (0.5, 120)
 
 
 def test_a_single_unit_tells_nothing_and_unanimous_units_count_as_one_each() -> None:
