@@ -1,98 +1,34 @@
 """Planning: which strategy answers a question, how long it takes, what it costs, and why.
 
 Model
-    The question is always the same: which of K arms is best, if one is better than all others by `effect`? For each
-    strategy the formulas of `bandit.planning_formulas` say how much evidence that takes; traffic turns evidence into days.
-
-    Regret counts the successes lost until the answer, against always serving the best arm, which is any of the arms with
-    equal chances. Where every decision is shared out beforehand that is effect (K - 1) / K a decision, whoever gets it:
-    shadow traffic leaves users with the control, which is as likely to be the worse arm as any. Harm is what is lost if the
-    control is the best arm and every other one is worse by `effect`.
-
-    From these a few rules recommend, in `_learner` and `_recommended`; each rule that fires leaves its reason.
+    The question is always the same: which of K arms is best, if one is better than all others by `effect`?
+    `bandit.forecasts` says what each strategy takes to answer it. From these a few rules recommend, in `_learner` and
+    `_recommended`; each rule that fires leaves its reason.
 
 Assumes
-    Steady traffic; outcomes independent but for the sessions of a `History`; feedback after one fixed delay. Days are
-    fractional and count no weekends: whole weeks are a good habit beyond what the formulas ask.
+    What `bandit.forecasts` does.
 
 Source
-    `bandit.planning_formulas`; `bandit.guardrails.minimum_sample` over `bandit.ramp.default_stages` for the canary;
-    `bandit.crossover.sensitivity_gain` for interleaving, where Chapelle, Joachims, Radlinski & Yue (2012), "Large-scale
-    validation and analysis of interleaved search evaluation", found 10 to 100 times fewer queries; Kohavi, Tang & Xu
-    (2020), "Trustworthy Online Controlled Experiments", chapters 15 and 17, for ramps and power.
+    The rules are this project's own: docs/planning.md states them.
 
 Shapes
-    Rates and effects are in [0, 1], times in microseconds or days, regret and harm in successes.
+    Those of `bandit.forecasts`.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from enum import Enum
 from typing import Final
 
-from bandit.crossover import sensitivity_gain
-from bandit.guardrails import minimum_sample
-from bandit.planning_formulas import STOP_AT, ab_size, pair_size, thompson_flow
-from bandit.ramp import HOUR_US, Ramp, default_stages
+from bandit.forecasts import Forecast, Strategy, StrategyPlan, forecast_all, lateness
 from bandit.situation import History, Question, Risk, Situation, resolve
 
 __all__ = ["Forecast", "History", "Plan", "Question", "Risk", "Strategy", "StrategyPlan", "plan"]
 
-_DAY_US: Final = 24 * HOUR_US
 #: A bandit is worth it if it loses no more than this share of what the A/B test loses.
 _WORTH: Final = 0.5
-#: A bandit learns in time if feedback takes no more than this share of its duration.
-_PROMPT: Final = 0.1
 #: Interleaving is worth its design if it takes no more than this share of the A/B test's time.
 _SOONER: Final = 0.5
-
-
-class Strategy(Enum):
-    """The ways to compare arms, in the order of their risk to users."""
-
-    OFFLINE = "offline"
-    SHADOW = "shadow"
-    CANARY = "canary"
-    AB = "ab"
-    INTERLEAVING = "interleaving"
-    BANDIT = "bandit"
-
-
-@dataclass(frozen=True, slots=True)
-class Forecast:
-    """What a strategy is expected to take until its answer."""
-
-    #: Evidence it needs: outcomes; judged pairs for offline and shadow; the challengers' decisions for canary.
-    sample_size: int
-    #: The part of it that each arm (each challenger, for pairs and canary) needs; for a bandit the average.
-    per_arm: int
-    #: Live decisions made until the answer, by all arms.
-    decisions: int
-    #: Until the answer, feedback of the last decision included.
-    days: float
-    #: Successes lost until the answer if any arm may be the best one.
-    expected_regret: float
-    #: Successes lost until the answer if the control is the best one.
-    harm: float
-    #: The chance to see a difference that is not there; None where the strategy does not bound it.
-    false_positive: float | None
-    #: The chance to miss the effect, or to name the wrong arm.
-    miss: float
-
-
-@dataclass(frozen=True, slots=True)
-class StrategyPlan:
-    """One strategy for the question at hand."""
-
-    strategy: Strategy
-    #: What its answer says.
-    answers: str
-    #: None if the strategy is not possible here; the reasons say why.
-    forecast: Forecast | None
-    #: What speaks for it and against it, with the numbers.
-    reasons: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,153 +57,11 @@ def plan(question: Question, history: History | None = None) -> Plan:
     Raises ValueError naming the field, its value and the rule it breaks, also where a field is in neither.
     """
     situation = resolve(question, history)
-    ab = _ab(situation)
-    strategies = (
-        _offline(situation),
-        _shadow(situation),
-        _canary(situation),
-        ab,
-        _interleaving(situation),
-        _bandit(situation, ab),
-    )
+    strategies = forecast_all(situation)
     forecasts = {one.strategy: one.forecast for one in strategies if one.forecast is not None}
     learner, why = _learner(situation, forecasts)
     recommended, then, first = _recommended(situation, forecasts, learner)
     return Plan(situation, recommended, then, (*first, *why), strategies)
-
-
-def _offline(s: Situation) -> StrategyPlan:
-    each = math.ceil(_pairs(s))
-    forecast = Forecast(each * (s.arms - 1), each, 0, 0.0, 0.0, 0.0, s.alpha, 1.0 - s.power)
-    return StrategyPlan(
-        Strategy.OFFLINE,
-        "which arm a judge prefers, on recorded prompts",
-        forecast,
-        (
-            "no user is affected and no traffic is needed",
-            f"{each} recorded prompts, answered by both arms and judged; a judge screens, and does not stand for users",
-        ),
-    )
-
-
-def _shadow(s: Situation) -> StrategyPlan:
-    each = math.ceil(_pairs(s))
-    days = each / s.traffic_per_day
-    forecast = Forecast(each * (s.arms - 1), each, each, days, each * _regret_rate(s), 0.0, s.alpha, 1.0 - s.power)
-    return StrategyPlan(
-        Strategy.SHADOW,
-        "which arm a judge prefers, on the traffic of today",
-        forecast,
-        (
-            "every user gets the control's answer",
-            f"each request is answered {s.arms} times, and paid for; a judge does not stand for users",
-        ),
-    )
-
-
-def _canary(s: Situation) -> StrategyPlan:
-    """One ramp a challenger, one after the other: each stage takes its duration, and its sample once it has matured."""
-    ramp = Ramp(default_stages())
-    sample, days, exposed = 0, 0.0, 0.0
-    for stage in ramp.stages:
-        needed = max(minimum_sample(guard.limit, ramp.miss) for guard in stage.guardrails if guard.limit is not None)
-        lasts = max(stage.duration_us / _DAY_US, needed / (stage.cap * s.traffic_per_day)) + s.delay_days
-        sample += needed
-        days += lasts
-        exposed += lasts * s.traffic_per_day * stage.cap
-    challengers = s.arms - 1
-    decisions = math.ceil(days * challengers * s.traffic_per_day)
-    forecast = Forecast(
-        sample * challengers,
-        sample,
-        decisions,
-        days * challengers,
-        decisions * _regret_rate(s),
-        exposed * challengers * s.effect,
-        ramp.alpha,
-        ramp.miss,
-    )
-    first = ramp.stages[0]
-    return StrategyPlan(
-        Strategy.CANARY,
-        "whether a challenger keeps the guardrails, not whether it is better",
-        forecast,
-        (
-            f"begins with {first.cap:.0%} of the decisions, and rolls back by itself",
-            f"its errors are those of the guardrails: {ramp.alpha:.0%} to roll back a challenger within its limits, "
-            f"{ramp.miss:.0%} to pass one at twice a limit",
-        ),
-    )
-
-
-def _ab(s: Situation) -> StrategyPlan:
-    each = math.ceil(_ab_each(s))
-    reasons = ["an unbiased estimate of the difference, with an interval", f"every arm keeps 1/{s.arms} of the traffic"]
-    if s.clustering > 1.0:
-        reasons.append(f"sessions keep their arm, which takes {s.clustering:.2g} times as many outcomes")
-    return StrategyPlan(Strategy.AB, "how much better an arm is", _shared_out(s, each, s.arms * each), tuple(reasons))
-
-
-def _interleaving(s: Situation) -> StrategyPlan:
-    answers = "which arm is better within a session"
-    turns = s.arms * int(s.turns_per_session // s.arms)
-    if turns < s.arms:
-        reason = f"sessions have {s.turns_per_session:g} turns: to try all arms within one takes {s.arms} or more"
-        return StrategyPlan(Strategy.INTERLEAVING, answers, None, (reason,))
-    gain = sensitivity_gain(turns, s.icc)
-    each = math.ceil(_ab_size(s) * (1.0 + (turns - 1) * s.icc) / gain)
-    known = (
-        f"{s.icc:.2g} of the variance lies between sessions" if s.icc else "how much varies between sessions is not known"
-    )
-    reasons = (
-        f"{gain:.3g} times as sensitive as an A/B test by session, since {known}",
-        "the mean of one turn must not depend on the arm of the turn before",
-    )
-    return StrategyPlan(Strategy.INTERLEAVING, answers, _shared_out(s, each, s.arms * each), reasons)
-
-
-def _bandit(s: Situation, ab: StrategyPlan) -> StrategyPlan:
-    arriving = s.delay_days * s.traffic_per_day * s.coverage
-    flow = thompson_flow(s.arms, s.effect, s.variance, arriving)
-    # Decisions without feedback are shared out like the others, and lose as much.
-    decisions = math.ceil(flow.outcomes / s.coverage)
-    regret = flow.regret / s.coverage
-    forecast = Forecast(
-        math.ceil(flow.outcomes),
-        math.ceil(flow.outcomes / s.arms),
-        decisions,
-        decisions / s.traffic_per_day,
-        regret,
-        regret,
-        None,
-        1.0 - STOP_AT,
-    )
-    reasons = [
-        f"stops at P(best) >= {STOP_AT:g}: a rule for decisions, no test of significance; equal arms reach it too",
-    ]
-    if ab.forecast is not None:
-        share = regret / ab.forecast.expected_regret
-        reasons.append(f"loses {share:.0%} of what the A/B test loses on the way")
-    reasons += _lateness(s, forecast.days)
-    return StrategyPlan(Strategy.BANDIT, "which arm to serve, while it is served", forecast, tuple(reasons))
-
-
-def _lateness(s: Situation, days: float) -> list[str]:
-    if s.delay_days <= _PROMPT * days:
-        return []
-    return [
-        f"feedback takes {s.delay_days:.2g} days of the {days:.2g} that it would run: until then it shares out decisions "
-        f"without having learned from them, and arms that are slower to succeed look worse than they are"
-    ]
-
-
-def _shared_out(s: Situation, each: int, total: int) -> Forecast:
-    """Return the forecast of a test that gives every arm the same share of the decisions."""
-    # The shares stay as they are while the last feedback is on its way.
-    days = total / s.coverage / s.traffic_per_day + s.delay_days
-    decisions = math.ceil(days * s.traffic_per_day)
-    lost = decisions * _regret_rate(s)
-    return Forecast(total, each, decisions, days, lost, lost, s.alpha, 1.0 - s.power)
 
 
 def _learner(s: Situation, forecasts: dict[Strategy, Forecast]) -> tuple[Strategy | None, tuple[str, ...]]:
@@ -277,7 +71,7 @@ def _learner(s: Situation, forecasts: dict[Strategy, Forecast]) -> tuple[Strateg
     if drafts is not None and drafts.days <= min(s.horizon_days, _SOONER * ab.days):
         return Strategy.INTERLEAVING, (f"interleaving answers in {drafts.days:.3g} days, an A/B test in {ab.days:.3g}",)
     saved = f"a bandit loses {bandit.expected_regret:.3g} successes on the way, an A/B test {ab.expected_regret:.3g}"
-    late = tuple(f"no bandit: {reason}" for reason in _lateness(s, bandit.days))
+    late = tuple(f"no bandit: {reason}" for reason in lateness(s, bandit.days))
     # Who minds little about users minds about the answer: at high tolerance any saving of regret decides.
     worth = 1.0 if s.risk is Risk.HIGH else _WORTH
     if not late and bandit.days <= s.horizon_days and bandit.expected_regret <= worth * ab.expected_regret:
@@ -305,23 +99,3 @@ def _recommended(
         return Strategy.CANARY, learner, ("at low risk tolerance a challenger is first let in by steps, under guardrails",)
     reason = f"at low risk tolerance a challenger is not served unseen, and a canary would take {canary.days:.3g} days"
     return (Strategy.SHADOW if shadow.days <= s.horizon_days else Strategy.OFFLINE), learner, (reason,)
-
-
-def _regret_rate(s: Situation) -> float:
-    """Return the successes lost a decision while every arm is as likely to be the best one as to be served."""
-    return s.effect * (s.arms - 1) / s.arms
-
-
-def _pairs(s: Situation) -> float:
-    # One prompt's answers resemble each other at least as much as those of one session.
-    return pair_size(s.baseline, s.effect, s.alpha / (s.arms - 1), s.power, s.icc, s.judge_accuracy)
-
-
-def _ab_size(s: Situation) -> float:
-    """Return the outcomes an arm needs if all are independent; each challenger gets its share of alpha."""
-    binary = ab_size(s.baseline, s.effect, s.alpha / (s.arms - 1), s.power)
-    return binary * s.variance / (s.baseline * (1.0 - s.baseline))
-
-
-def _ab_each(s: Situation) -> float:
-    return _ab_size(s) * s.clustering
