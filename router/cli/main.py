@@ -4,6 +4,7 @@ import json
 import sys
 from importlib import import_module
 from importlib.metadata import version
+from keyword import iskeyword
 from typing import Any, NoReturn
 
 import click
@@ -14,7 +15,9 @@ _COMMANDS = {
     "demo": ("demo", "Route, reward and learn on real LLM outcomes."),
     "doctor": ("doctor", "Find what keeps the service from working."),
     "evaluate": ("evaluate", "Compare arms on a dataset, before they meet users."),
-    "export": ("export", "Write experiments as files."),
+    "export": ("export", "Write experiments, and what was logged, as files."),
+    "forget": ("forget", "Erase the identifiers of a unit."),
+    "import": ("imports", "Bring outcomes from elsewhere, as a prior or as evidence."),
     "init": ("init", "Write a commented experiment file."),
     "judge": ("judge", "Let a model compare shadow answers with those that were served."),
     "migrate": ("migrate", "Bring the database to this version's schema."),
@@ -36,7 +39,7 @@ class _Group(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module = import_module(f"router.cli.{_COMMANDS[cmd_name][0]}")
-        command: click.Command = getattr(module, cmd_name)
+        command: click.Command = getattr(module, f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
