@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -59,8 +60,11 @@ async def test_feedback_on_a_fallback_credits_nobody(kind: str, router: Router, 
             fallbacks += 1
             before = {arm_id: (arm.alpha, arm.beta) for arm_id, arm in (await router.arms()).items()}
             assert (told.routed.arm.arm_id, told.routed.failed.arm.arm_id) == ("home", "away")
-            rewarding = client.router.reward(told.routed.decision, event_id=f"thumbs-{fallbacks}", signal="thumbs_up")
-            result = await rewarding if client.asynchronous else rewarding
+            event = {"event_id": f"thumbs-{fallbacks}", "signal": "thumbs_up"}
+            if client.asynchronous:
+                result = await client.router.reward(told.routed.decision, **event)
+            else:
+                result = await asyncio.to_thread(client.router.reward, told.routed.decision, **event)
             assert result.status in (Status.NEUTRAL, Status.APPLIED)
             assert {arm_id: (arm.alpha, arm.beta) for arm_id, arm in (await router.arms()).items()} == before
         await client.close()
