@@ -11,6 +11,7 @@ from router.storage.errors import StorageError
 from router.storage.migrate import migrate, migrations_directory, schema_state
 
 ANALYSTS_READ = {
+    "imports",
     "posterior_history",
     "snapshots",
     "judge_runs",
