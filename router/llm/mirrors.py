@@ -208,6 +208,9 @@ class Mirrors:
 
     async def _ask(self, mirrored: Mirrored, arm: Arm) -> ShadowAnswer:
         slots = self._slots = self._slots or asyncio.Semaphore(self._concurrency)
+        if arm.arm_id not in self._models:
+            # Made before the clock runs: the first one takes as long as a quick answer.
+            self._own_client()
         await slots.acquire()
         with self._lock:
             self._counts["asked"] += 1
