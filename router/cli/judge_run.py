@@ -176,7 +176,7 @@ def _work(given: dict[str, Any], stored: pb.JudgeRun, model: Model, price: Price
 async def _perform(given: dict[str, Any], stored: pb.JudgeRun, model: Model, price: Price | None, bar: Progress) -> Work:
     import random
 
-    from router.llm.evaluate.budget import Budget
+    from router.llm.budget import Budget
     from router.llm.judge.asking import Judge
     from router.llm.judge.work import Work
     from router.v1 import judge_pb2_grpc

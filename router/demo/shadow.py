@@ -35,7 +35,7 @@ from router.demo.data import Table
 from router.demo.records import Records
 from router.demo.scene import Scene, Story
 from router.llm import AsyncRoutedAnthropic, Price, model_of
-from router.llm.evaluate.budget import Budget
+from router.llm.budget import Budget
 from router.llm.judge.asking import Judge
 from router.llm.judge.questions import default_rubric
 from router.llm.judge.report import report_of
@@ -63,7 +63,7 @@ _RPC_S: Final = 30.0
 _FILE = """\
 experiment: {name}
 arms:
-  - {{id: {control}, model: {control}{latency}, family: mistral, role: control, config: {{max_tokens: 200}}, cost_usd: 0.0001}}
+  - {{id: {control}, model: {control}{latency}, family: mistral, role: control, config: {{max_tokens: 200}}}}
   - {{id: {challenger}, model: {challenger}{latency}, family: llama, config: {{max_tokens: 200}}, cost_usd: 0.0002}}
 shadow: {{rate: {rate}, daily_budget_usd: 5, text: full}}
 state: shadow

@@ -11,7 +11,7 @@ import pytest
 from comparisons import add_comparisons, all_pending, create, judged_experiment, pairs, report_of, stub
 from running import Router, query, scalar
 
-from router.llm.evaluate.budget import Budget
+from router.llm.budget import Budget
 from router.llm.judge.asking import Judge
 from router.llm.judge.prior import UnusableVerdictsError, prior_of
 from router.llm.judge.report import report_of as as_report

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from router.config import load_experiment_file
-from router.llm.evaluate.budget import worst_usd
+from router.llm.budget import worst_usd
 from router.llm.evaluate.errors import EvaluationError
 from router.llm.evaluate.findings import read_record
 from router.llm.evaluate.prices import load_prices, price_of
@@ -171,9 +171,10 @@ async def test_failures_that_pass_are_tried_again(world: World) -> None:
     await world.run(only=["large"], concurrency=1)
     assert [one["error"] for one in world.results()] == [None] * 4
     assert len(world.large.asked) == 6
-    # The first pause grows from half a second, and half of it is random; the second is what the server asked for.
+    # The first pause grows from half a second, and half of it is random; the second is what the server asked for, and up to a
+    # tenth more.
     assert 0.25 <= world.slept[0] <= 0.5
-    assert world.slept[1] == 7.0
+    assert 7.0 <= world.slept[1] <= 7.7
 
 
 async def test_failures_that_stay_are_written_down(world: World) -> None:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from router.llm import model_of
-from router.llm.evaluate.budget import Budget, CapReachedError, worst_usd
+from router.llm.budget import Budget, CapReachedError, worst_usd
 from router.llm.judge.asking import MOST_ATTEMPTS, Judge, StoppedError, scrubbed
 from router.llm.judge.questions import (
     JudgeRefused,

@@ -8,20 +8,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from router.llm.evaluate.budget import Budget, CapReachedError, worst_usd
+from router.llm.budget import Budget, CapReachedError, worst_usd
 from router.llm.evaluate.checks import Tally
 from router.llm.evaluate.errors import EvaluationError
 from router.llm.evaluate.journal import UNPAID
 from router.llm.models import Completion, Model, ModelError, Price, Prompt
+from router.llm.patience import MAYBE_BILLED, MOST_PATIENCE_S, pause_s
 
-#: A failure of these kinds may have been answered, and billed, all the same.
-_MAYBE_BILLED: Final = frozenset({"timeout", "connection", "malformed", "error"})
-_FIRST_PAUSE_S: Final = 0.5
-_LONGEST_PAUSE_S: Final = 30.0
 #: Failures that every call of the model shares if its first does: going on would fill the journal with them.
 _HOPELESS: Final = frozenset({"authentication", "not_found"})
-#: Longer than this no server is waited for.
-_MOST_PATIENCE_S: Final = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +65,11 @@ class Caller:
             except ModelError as error:
                 if error.kind in _HOPELESS and asked.model.name not in self.known:
                     raise EvaluationError(f"{asked.model.name} cannot be asked: {error.kind}: {error}") from error
-                tally.charged_usd += worst if error.kind in _MAYBE_BILLED else 0.0
-                patience = error.retry_after_s or 0.0
-                if not error.retryable or attempt == self.attempts or patience > _MOST_PATIENCE_S:
+                tally.charged_usd += worst if error.kind in MAYBE_BILLED else 0.0
+                too_long = (error.retry_after_s or 0.0) > MOST_PATIENCE_S
+                if not error.retryable or attempt == self.attempts or too_long:
                     raise
-                await self.sleep(max(patience, self._pause_s(attempt)))
+                await self.sleep(pause_s(attempt, error.retry_after_s, self.rng))
             else:
                 self.known.add(asked.model.name)
                 cost = asked.cost_usd(completion)
@@ -92,8 +87,3 @@ class Caller:
             except CapReachedError as error:
                 raise ModelError(UNPAID, f"attempt {attempt} is not covered by the budget") from error
             tally.reserved_usd += missing
-
-    def _pause_s(self, attempt: int) -> float:
-        # Half of it at random, so that those who failed together do not come back together.
-        pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** (attempt - 1))
-        return pause_s * (0.5 + 0.5 * self.rng.random())

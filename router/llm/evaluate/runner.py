@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from router.llm.budget import CapReachedError
 from router.llm.evaluate.arms import Arm
-from router.llm.evaluate.budget import CapReachedError
 from router.llm.evaluate.caller import Asked, Caller
 from router.llm.evaluate.checks import Check, CheckError, Tally
 from router.llm.evaluate.dataset import Dataset, Item

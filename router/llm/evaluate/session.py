@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from router.llm.anthropic_model import DEFAULT_MAX_TOKENS
+from router.llm.budget import Budget
 from router.llm.evaluate.arms import Arm, arms_of
-from router.llm.evaluate.budget import Budget
 from router.llm.evaluate.caller import Asked, Caller
 from router.llm.evaluate.checks import Check, Tally, plain_check
 from router.llm.evaluate.dataset import Dataset, Item, open_dataset

@@ -10,19 +10,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from router.llm.evaluate.budget import Budget, worst_usd
+from router.llm.budget import Budget, worst_usd
 from router.llm.judge.questions import JudgeRefused, Question, UnreadableVerdict, prompt_of, read
 from router.llm.models import Completion, Model, ModelError, Price, Prompt
+from router.llm.patience import MAYBE_BILLED, MOST_PATIENCE_S, pause_s
 
 #: Calls for one question that fail before it is given up.
 MOST_ATTEMPTS: Final = 6
-_FIRST_REST_S, _LONGEST_REST_S = 0.5, 30.0
-#: What a server may ask for with retry-after; longer rests are cut to this.
-_LONGEST_RETRY_AFTER_S: Final = 120.0
 #: Replies that are no verdict before the judgment is called invalid.
 _MOST_REPLIES: Final = 2
-#: A failure of these kinds may have been answered, and billed, all the same.
-_MAYBE_BILLED: Final = frozenset({"timeout", "connection", "malformed", "error"})
 #: A refusal of the question, not of the caller: another question may be answered.
 OF_THE_QUESTION: Final = frozenset({"bad_request", "too_large"})
 _KEY_VARIABLES: Final = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "OPENAI_API_KEY")
@@ -105,7 +101,9 @@ class Judge:
             except ModelError as error:
                 if not error.retryable or attempt == MOST_ATTEMPTS:
                     raise
-                if not await self.rest(self._rest_s(attempt, error.retry_after_s)):
+                # What a server asks for is heeded up to a point: a run has other questions, and ends for other reasons.
+                asked_s = min(error.retry_after_s or 0.0, MOST_PATIENCE_S)
+                if not await self.rest(pause_s(attempt, asked_s, self.rng)):
                     raise StoppedError from error
         raise AssertionError("the last attempt returns or raises")
 
@@ -125,7 +123,7 @@ class Judge:
             cost = self._cost_usd(completion, worst)
         except ModelError as error:
             spent.latency_s += time.perf_counter() - started
-            cost = worst if error.kind in _MAYBE_BILLED else 0.0
+            cost = worst if error.kind in MAYBE_BILLED else 0.0
             raise
         finally:
             if self.price is not None:
@@ -139,11 +137,6 @@ class Judge:
         if completion.input_tokens is None or completion.output_tokens is None:
             return worst
         return self.price.cost_usd(completion.input_tokens, completion.output_tokens)
-
-    def _rest_s(self, attempt: int, retry_after_s: float | None) -> float:
-        # Half of it at random, so that those who failed together do not come back together.
-        backoff = min(_LONGEST_REST_S, _FIRST_REST_S * 2.0 ** (attempt - 1)) * (0.5 + 0.5 * self.rng.random())
-        return max(backoff, min(retry_after_s or 0.0, _LONGEST_RETRY_AFTER_S) * (1.0 + 0.1 * self.rng.random()))
 
 
 def scrubbed(text: str) -> str:

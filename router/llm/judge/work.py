@@ -14,7 +14,7 @@ from typing import Final
 
 from google.protobuf.duration_pb2 import Duration
 
-from router.llm.evaluate.budget import CapReachedError
+from router.llm.budget import CapReachedError
 from router.llm.judge.asking import OF_THE_QUESTION, Judge, Reply, Spent, StoppedError, scrubbed
 from router.llm.judge.questions import Question
 from router.llm.models import ModelError
