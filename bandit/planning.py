@@ -29,6 +29,14 @@ __all__ = ["Forecast", "History", "Plan", "Question", "Risk", "Strategy", "Strat
 _WORTH: Final = 0.5
 #: Interleaving is worth its design if it takes no more than this share of the A/B test's time.
 _SOONER: Final = 0.5
+_DOING: Final = {
+    Strategy.OFFLINE: "an offline evaluation",
+    Strategy.SHADOW: "shadow traffic",
+    Strategy.CANARY: "a canary",
+    Strategy.AB: "an A/B test",
+    Strategy.INTERLEAVING: "interleaving",
+    Strategy.BANDIT: "a bandit",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +52,12 @@ class Plan:
     reasons: tuple[str, ...]
     #: One for each strategy, in the order of their risk to users.
     strategies: tuple[StrategyPlan, ...]
+
+    @property
+    def advice(self) -> str:
+        """What to do, as a sentence."""
+        first = _DOING[self.recommended]
+        return f"Begin with {first}, then run {_DOING[self.then]}" if self.then is not None else f"Run {first}"
 
     def of(self, strategy: Strategy) -> StrategyPlan:
         """Return the plan of one strategy."""

@@ -21,6 +21,8 @@ _COMMANDS = {
     "init": ("init", "Write a commented experiment file."),
     "judge": ("judge", "Let a model compare shadow answers with those that were served."),
     "migrate": ("migrate", "Bring the database to this version's schema."),
+    "picture": ("picture", "Draw an experiment: posteriors, shares, regret, estimates."),
+    "plan": ("plan", "Say which strategy answers a question, and what it takes."),
     "ramp": ("ramp", "Follow a canary ramp, and say how it goes on."),
     "replay": ("replay", "Compute evidence again from the log and compare."),
     "serve": ("serve", "Run the router until SIGTERM."),

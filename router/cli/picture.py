@@ -1,0 +1,189 @@
+"""`picture`: what an experiment believes, does and earns, as PNG, SVG or PDF."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from router.cli.calls import ExperimentStub, connected, read
+from router.cli.main import fail
+from router.cli.options import database_options, json_option, server_option
+from router.cli.past import (
+    active_arms,
+    check_range,
+    log_of,
+    metrics_of,
+    posterior_of,
+    range_options,
+    shown_range,
+    snapshots_of,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+F = TypeVar("F", bound=Callable[..., Any])
+#: Periods of feedback are the shortest of these that are no more than so many.
+_PERIODS = [timedelta(minutes=m) for m in (1, 5, 15, 60, 180, 360, 1_440, 10_080, 40_320)]
+_MOST_PERIODS = 40
+
+
+@click.group()
+def picture() -> None:
+    """Draw an experiment: PNG, SVG or PDF, as the name of the file ends.
+
+    The title says the finding, which is printed too.
+    """
+
+
+def _options(command: F) -> F:
+    """Add what every picture has."""
+    for option in (
+        click.option(
+            "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="FILE.png, .svg or .pdf."
+        ),
+        range_options,
+        click.option("--experiment", required=True, help="The experiment."),
+    ):
+        command = option(command)
+    return json_option(command)
+
+
+@picture.command()
+@_options
+@server_option
+def posteriors(
+    experiment: str, start: datetime | None, end: datetime | None, output: Path, server: str, as_json: bool
+) -> None:
+    """Density, interval and observed mean of each arm.
+
+    As it was at --end, or is now. The observed means are of the decisions from --start on, of those that are kept.
+    """
+    _check(start, end, output)
+    with connected(server) as channel:
+        reply = posterior_of(channel, experiment, end)
+        metrics = metrics_of(channel, experiment, start, end)
+    from router.pictures import beliefs_of
+    from router.pictures import posteriors as draw
+
+    observed = {(m.arm_id, m.version): m.mean_reward for m in metrics if not m.holdout and m.HasField("mean_reward")}
+    _write(draw(beliefs_of(reply.arms, observed), experiment=experiment), output, as_json)
+
+
+def _history_command(name: str, about: str) -> None:
+    @picture.command(name, help=about, short_help=about)
+    @_options
+    @server_option
+    def command(
+        experiment: str, start: datetime | None, end: datetime | None, output: Path, server: str, as_json: bool
+    ) -> None:
+        _check(start, end, output)
+        with connected(server) as channel:
+            snapshots = snapshots_of(channel, experiment, start, end)
+            if not snapshots:
+                # An experiment that is not there is another error.
+                read(ExperimentStub(channel), experiment)
+        if not snapshots:
+            within = shown_range(start, end)
+            hint = (
+                f"in the time {within}" if within else "yet: the first is taken within seconds of the experiment's creation"
+            )
+            fail(f"{experiment}: there is no snapshot {hint}")
+        import router.pictures as pictures
+
+        _write(getattr(pictures, name)(pictures.history_of(snapshots), experiment=experiment), output, as_json)
+
+
+_history_command("shares", "The share of the traffic that each arm was given, over time.")
+_history_command("best", "The probability of each arm to be the best one, over time.")
+_history_command("regret", "The successes lost over time, estimated from snapshots, beside equal shares.")
+
+
+@picture.command()
+@_options
+@server_option
+def coverage(
+    experiment: str, start: datetime | None, end: datetime | None, output: Path, server: str, as_json: bool
+) -> None:
+    """The share of each arm's decisions that have feedback, over time."""
+    _check(start, end, output)
+    from router.pictures import coverage as draw
+    from router.pictures import coverage_of, name_of
+
+    with connected(server) as channel:
+        every = metrics_of(channel, experiment, start, end)
+        if not every:
+            fail(f"{experiment}: no decisions were made {shown_range(start, end) or 'yet'}")
+        # The one period that was not asked for by its length begins with the first decision that is kept.
+        first, last = every[0].start_time.ToDatetime(), every[0].end_time.ToDatetime()
+        period = next((one for one in _PERIODS if (last - first) / one <= _MOST_PERIODS), _PERIODS[-1])
+        metrics = metrics_of(channel, experiment, start, end, period)
+        arms = [name_of(arm.arm_id, arm.version) for arm in active_arms(read(ExperimentStub(channel), experiment))]
+    _write(draw(coverage_of(metrics), experiment=experiment, arm_ids=arms), output, as_json)
+
+
+@picture.command()
+@_options
+@database_options
+def estimates(
+    experiment: str,
+    start: datetime | None,
+    end: datetime | None,
+    output: Path,
+    database_url: str | None,
+    data_dir: Path,
+    as_json: bool,
+) -> None:
+    """Raw means beside IPS, SNIPS, doubly robust and adaptive estimates.
+
+    Reads the log in the database of the router: decisions with an outcome, drawn from all arms that are active now.
+    """
+    _check(start, end, output)
+    from bandit.arm_estimates import estimate_arms
+    from router.pictures import NothingToDrawError
+    from router.pictures import estimates as draw
+    from router.storage.logged import read_logged
+
+    with log_of(database_url, data_dir, experiment) as (log, of):
+        found = read_logged(log, of, start, end)
+    if not found.arms.size:
+        left = f"; {found.left_out:,} were made among other arms than those of now" if found.left_out else ""
+        within = shown_range(start, end) or "so far"
+        fail(f"{experiment}: no decision {within} has an outcome that estimates can use{left}")
+    arms = estimate_arms(
+        found.rewards, found.arms, found.propensities, len(found.arm_ids), found.clusters, found.allocations
+    )
+    try:
+        figure = draw(found.arm_ids, arms, experiment=experiment)
+    except NothingToDrawError as error:
+        fail(f"{experiment}: {error}")
+    _write(figure, output, as_json, left_out=found.left_out)
+
+
+def _check(start: datetime | None, end: datetime | None, output: Path) -> None:
+    """Refuse what cannot be drawn before anything is read."""
+    from router.pictures.style import format_of
+
+    check_range(start, end)
+    try:
+        format_of(output)
+    except ValueError as error:
+        raise click.UsageError(f"--output {error}") from None
+
+
+def _write(figure: Figure, output: Path, as_json: bool, left_out: int = 0) -> None:
+    from router.pictures import save
+
+    save(figure, output)
+    finding = figure.get_suptitle().replace(r"\$", "$")
+    if as_json:
+        click.echo(json.dumps({"file": str(output), "finding": finding, "left_out": left_out}, indent=2))
+        return
+    click.echo(f"wrote {output}: {finding}")
+    if left_out:
+        click.echo(f"{left_out:,} decisions were left out: they were made among other arms than those of now")
