@@ -130,17 +130,27 @@ def check(
         arm = answer.routed.arm.arm_id
         assert arm in ("chosen", "control")
         assert answer.routed.fallback == (arm == "control")
-        expected = said(models, serving if arm == "chosen" else control)
+        expected = said(models, serving if arm == "chosen" else control, kind, stream)
         # Of a stream that was closed or broke off, the beginning.
         assert expected.startswith(answer.text)
         if answer.error is None and (not stream or take is None):
             assert answer.text == expected
 
 
-def said(models: Loopback, name: str) -> str:
-    """The whole text that a model was to say to the request it got, also where it breaks off before."""
-    entry = models.ledger.entries(name)[-1]
-    wire: Wire = AnthropicWire() if entry.path == "/v1/messages" else OpenAIWire()
-    assert entry.body is not None
-    behaviour = behave(models.world, wire.read(entry.headers, entry.body))
-    return "" if behaviour.stop == "refusal" and isinstance(wire, AnthropicWire) else behaviour.text
+def said(models: Loopback, name: str, kind: str, stream: bool) -> str:
+    """The whole text that a model was to say to production's request, also where it breaks off before.
+
+    A shadow arm of the same model is asked without streaming, or by another provider's client in other words, and so says
+    something else.
+    """
+    wire: Wire
+    path, wire = (
+        ("/v1/messages", AnthropicWire()) if kind.startswith("anthropic") else ("/v1/chat/completions", OpenAIWire())
+    )
+    asked = [
+        one
+        for one in models.ledger.entries(name)
+        if one.path == path and one.body and bool(one.body.get("stream")) is stream
+    ]
+    behaviour = behave(models.world, wire.read(asked[-1].headers, asked[-1].body or {}))
+    return "" if behaviour.stop == "refusal" and kind.startswith("anthropic") else behaviour.text

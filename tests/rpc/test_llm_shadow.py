@@ -297,7 +297,7 @@ class TestRecording:
         stub.arms["shadow"] = ("loopback-slow", {})
         async with make(shadow_timeout_s=25.0) as client:
             await client.ask()
-            await until(lambda: models.ledger.in_flight("loopback-slow") == 1, "under way")
+            await until(lambda: models.ledger.count("loopback-slow") == 1, "under way")
             started = time.perf_counter()
             await client.close(0.2)
             assert time.perf_counter() - started < 10
