@@ -32,6 +32,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bandit.posterior import probability_best
+from bandit.top_two import DEFAULT_LEADER_SHARE, top_two
 
 Vector = NDArray[np.float64]
 
@@ -48,6 +49,11 @@ class AllocationKind(Enum):
     THOMPSON = "thompson"
     FIXED = "fixed"
     UNIFORM = "uniform"
+    TOP_TWO = "top_two"
+
+
+#: The strategies that look at posteriors: they have priors, and a floor that a ramp may raise.
+LEARNING = (AllocationKind.THOMPSON, AllocationKind.TOP_TWO)
 
 
 class NoEligibleArmError(ValueError):
@@ -70,6 +76,8 @@ class AllocationRule:
     weights: tuple[float, ...] = ()
     #: The least propensity of each arm, where they differ; empty where it is `floor` for all.
     floors: tuple[float, ...] = ()
+    #: For `top_two`: the chance that the leader is chosen.
+    leader_share: float = DEFAULT_LEADER_SHARE
 
     def least(self) -> Vector:
         """Return the least propensity of each arm, (K,): no more than its cap."""
@@ -87,7 +95,7 @@ def limited(rule: AllocationRule, arm: int, floor: float, cap: float) -> Allocat
     if sum(caps) < 1.0 and rule.control is not None and rule.control != arm:
         caps[rule.control] = 1.0
     within = replace(rule, caps=tuple(caps))
-    if rule.kind is not AllocationKind.THOMPSON:
+    if rule.kind not in LEARNING:
         return within
     floors = [rule.floor] * len(caps)
     room = _LIMITED_FLOOR_SUM - (len(caps) - 1) * rule.floor
@@ -143,9 +151,9 @@ def apply_caps(p: ArrayLike, caps: Sequence[float], control: int | None) -> Vect
 def allocate(rule: AllocationRule, alpha: Vector, beta: Vector, eligible: Sequence[int] | None = None) -> Vector:
     """Return the allocation over all K arms: strategy, then floor, then caps; 0 outside `eligible`.
 
-    `alpha` and `beta` are the posteriors, (K,); only `thompson` looks at them. Under `thompson` a subset of the arms
-    gets its own P(best), not a renormalised one, and arms with a cap of 0 do not compete. The weight of such an arm goes
-    where caps send what exceeds them.
+    `alpha` and `beta` are the posteriors, (K,); only `thompson` and `top_two` look at them. Under these a subset of the
+    arms gets its own probabilities, not renormalised ones, and arms with a cap of 0 do not compete. The weight of such an
+    arm goes where caps send what exceeds them.
 
     Raises NoEligibleArmError if every eligible arm would have probability 0.
     """
@@ -168,6 +176,8 @@ def strategy(rule: AllocationRule, alpha: Vector, beta: Vector, arms: NDArray[np
             return normalised(np.asarray(rule.weights, dtype=np.float64)[arms])
         case AllocationKind.UNIFORM:
             return np.full(arms.size, 1.0 / arms.size)
+        case AllocationKind.TOP_TWO:
+            return top_two(alpha[arms], beta[arms], rule.leader_share)
 
 
 def finish(rule: AllocationRule, p: Vector, arms: NDArray[np.intp]) -> Vector:

@@ -22,6 +22,11 @@ from router.v1.experiments_pb2 import AllocationRule, AssignmentRule, Experiment
 
 #: The most arms that one allocation is computed for.
 MAX_ARMS: Final = 100
+#: The same for top_two: every arm that is hardly the best takes an integral of its own, so that 20 take a quarter of a
+#: second and 100 several seconds.
+MAX_TOP_TWO_ARMS: Final = 20
+#: The strategies that look at posteriors.
+LEARNING: Final = (AllocationRule.KIND_THOMPSON, AllocationRule.KIND_TOP_TWO)
 #: The largest serialized `config` of an arm.
 MAX_CONFIG_BYTES: Final = 64 * 1024
 #: Decimals such as 0.7 + 0.2 + 0.1 do not add up to 1 in binary; a difference up to this is no mistake.
@@ -30,7 +35,12 @@ TOLERANCE: Final = 1e-9
 DEFAULT_CAP: Final = 1.0
 #: By kind of allocation: weights that somebody wrote down are kept as written.
 DEFAULT_FLOOR: Final[Mapping[AllocationRule.Kind, float]] = MappingProxyType(
-    {AllocationRule.KIND_THOMPSON: 0.01, AllocationRule.KIND_FIXED: 0.0, AllocationRule.KIND_UNIFORM: 0.0}
+    {
+        AllocationRule.KIND_THOMPSON: 0.01,
+        AllocationRule.KIND_FIXED: 0.0,
+        AllocationRule.KIND_UNIFORM: 0.0,
+        AllocationRule.KIND_TOP_TWO: 0.01,
+    }
 )
 #: Alpha and beta.
 DEFAULT_PRIOR: Final = (1.0, 1.0)
@@ -61,6 +71,7 @@ def cross_field_problems(experiment: Experiment) -> list[FieldProblem]:
         *_floor_problems(experiment),
         *_weight_problems(experiment),
         *_prior_problems(experiment),
+        *_top_two_problems(experiment),
         *_assignment_problems(experiment),
         *_holdout_problems(experiment),
         *_interleaving_problems(experiment),
@@ -124,8 +135,9 @@ def _weight_problems(experiment: Experiment) -> Iterable[FieldProblem]:
 def _prior_problems(experiment: Experiment) -> Iterable[FieldProblem]:
     path: Steps = ("allocation", "priors")
     priors = experiment.allocation.priors
-    if priors and allocation_kind(experiment) != AllocationRule.KIND_THOMPSON:
-        yield FieldProblem(path, "only a thompson allocation looks at priors", "use kind: thompson, or leave them out")
+    if priors and allocation_kind(experiment) not in LEARNING:
+        message = "only a thompson or top_two allocation looks at priors"
+        yield FieldProblem(path, message, "use kind: thompson, or leave them out")
         return
     yield from _unknown(experiment, path, priors)
     arms = {arm.arm_id: arm for arm in experiment.arms}
@@ -133,6 +145,16 @@ def _prior_problems(experiment: Experiment) -> Iterable[FieldProblem]:
         if arm_id in arms and arms[arm_id].role == types.ROLE_SHADOW:
             message = "a shadow arm is not learned about, and so has no prior"
             yield FieldProblem((*path, arm_id), message, "give it one when it is a challenger")
+
+
+def _top_two_problems(experiment: Experiment) -> Iterable[FieldProblem]:
+    if allocation_kind(experiment) != AllocationRule.KIND_TOP_TWO:
+        if experiment.allocation.HasField("leader_share"):
+            message = "only a top_two allocation has a leader"
+            yield FieldProblem(("allocation", "leader_share"), message, "use kind: top_two, or leave it out")
+    elif (count := len(competing(experiment))) > MAX_TOP_TWO_ARMS:
+        message = f"top_two is computed for at most {MAX_TOP_TWO_ARMS} arms, and {count} compete"
+        yield FieldProblem(("allocation", "kind"), message, "use kind: thompson, or take out the arms that are behind")
 
 
 def _unknown(experiment: Experiment, path: Steps, given: Iterable[str]) -> Iterable[FieldProblem]:

@@ -13,6 +13,9 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
+from math import inf
+from types import MappingProxyType
+from typing import Final
 
 import numpy as np
 
@@ -32,8 +35,10 @@ from bandit.reward import Evidence
 from router.experiment import Arm, Definition, Rules
 from router.v1 import routing_pb2, types_pb2
 
-#: Subsets of up to this many arms get their own P(best) at once, which takes under 1 ms; larger ones are renormalised.
-EXACT_SUBSET_ARMS = 5
+#: Subsets of up to this many arms get their own allocation at once, which takes under 1 ms; larger ones are renormalised.
+EXACT_SUBSET_ARMS: Final[Mapping[AllocationKind, float]] = MappingProxyType(
+    {AllocationKind.THOMPSON: 5, AllocationKind.TOP_TWO: 1, AllocationKind.FIXED: inf, AllocationKind.UNIFORM: inf}
+)
 _SUBSETS_KEPT = 256
 
 
@@ -104,7 +109,7 @@ class Policy:
         if self.definition.bucket_table is not None:
             # Units whose bucket belongs to an arm that is not eligible are dealt out again in proportion.
             return self._frozen(restrict(self.everyone.probabilities, eligible), exact=True)
-        if rule.kind is not AllocationKind.THOMPSON or len(eligible) <= EXACT_SUBSET_ARMS:
+        if len(eligible) <= EXACT_SUBSET_ARMS[rule.kind]:
             return self._frozen(allocate(rule, self.alpha, self.beta, eligible), exact=True)
         restricted = restrict(self.everyone.probabilities, eligible)[list(eligible)]
         return self._frozen(finish(rule, restricted, np.asarray(eligible, dtype=np.intp)), exact=False)

@@ -11,6 +11,7 @@ from google.protobuf.json_format import ParseDict
 from bandit.allocation import AllocationKind, AllocationRule, allocate
 from bandit.assignment import deal_buckets
 from bandit.reward import DEFAULT_SIGNAL_MICROS, Signal, to_micros
+from bandit.top_two import DEFAULT_LEADER_SHARE
 from router.experiment import Arm, DerivedRule, RewardRule, Rules, ShadowRule
 from router.experiment_rules import DEFAULT_ATTRIBUTION_WINDOW_S, DEFAULT_CAP, DEFAULT_FLOOR, DEFAULT_PRIOR
 from router.ramp_rules import challenger_of, ramp_of
@@ -21,6 +22,7 @@ _KINDS = {
     experiments_pb2.AllocationRule.KIND_THOMPSON: AllocationKind.THOMPSON,
     experiments_pb2.AllocationRule.KIND_FIXED: AllocationKind.FIXED,
     experiments_pb2.AllocationRule.KIND_UNIFORM: AllocationKind.UNIFORM,
+    experiments_pb2.AllocationRule.KIND_TOP_TWO: AllocationKind.TOP_TWO,
 }
 _ASSIGNMENTS = {
     experiments_pb2.AssignmentRule.KIND_UNSPECIFIED: "per_request",
@@ -62,6 +64,7 @@ def rules_of(
             caps=tuple(DEFAULT_CAP if arm.cap is None else arm.cap for arm in active_arms),
             control=next((i for i, arm in enumerate(active_arms) if arm.is_control), None),
             weights=tuple(given.weights.get(arm.arm_id, 0.0) for arm in active_arms),
+            leader_share=given.leader_share if given.HasField("leader_share") else DEFAULT_LEADER_SHARE,
         ),
         prior=(given.prior.alpha, given.prior.beta) if given.HasField("prior") else DEFAULT_PRIOR,
         assignment=_ASSIGNMENTS[sticky.kind],

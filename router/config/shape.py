@@ -12,6 +12,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from bandit.reward import DEFAULT_SIGNAL_MICROS, MICROS
+from bandit.top_two import DEFAULT_LEADER_SHARE
 from router import experiment_rules as rules
 from router.config.keys import DurationText, Optional, Shape, key
 from router.config.rollout_shape import DerivedShape, GuardrailShape, RampShape, ShadowShape, StageShape
@@ -71,20 +72,26 @@ class PriorShape(Shape):
 class AllocationShape(Shape):
     """How probability is divided among the arms."""
 
-    kind: Optional[Literal["thompson", "fixed", "uniform"]] = key(
+    kind: Optional[Literal["thompson", "top_two", "fixed", "uniform"]] = key(
         AllocationRule,
         "kind",
-        "thompson: as likely as the arm is the best; fixed: by weights; uniform: every arm alike.",
+        "thompson: as likely as the arm is the best; top_two: to find the best arm soonest; fixed: by weights; uniform: "
+        "every arm alike.",
         default="thompson",
     )
     floor: Optional[float] = key(
         AllocationRule,
         "floor",
-        "The least probability of an arm: by default 0.01 for thompson, 0 for fixed and uniform.",
+        "The least probability of an arm: by default 0.01 for thompson and top_two, 0 for fixed and uniform.",
     )
     prior: Optional[PriorShape] = key(AllocationRule, "prior", "The prior of every arm: by default Beta(1, 1).")
     priors: Optional[dict[str, PriorShape]] = key(
-        AllocationRule, "priors", "For thompson: the priors of single arms, by id, in place of that of all."
+        AllocationRule, "priors", "For thompson and top_two: the priors of single arms, by id, in place of that of all."
+    )
+    leader_share: Optional[float] = key(
+        AllocationRule,
+        "leader_share",
+        f"For top_two: how often the leader is chosen, and otherwise its challenger; by default {DEFAULT_LEADER_SHARE}.",
     )
     weights: Optional[dict[str, float]] = key(
         AllocationRule, "weights", "For fixed: the probability of each arm, by id. They add up to 1."

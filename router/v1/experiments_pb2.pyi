@@ -73,17 +73,19 @@ class ShadowRule(_message.Message):
     def __init__(self, rate: _Optional[float] = ..., daily_budget_usd: _Optional[float] = ..., text: _Optional[_Union[_types_pb2.TextMode, str]] = ..., text_limit: _Optional[int] = ...) -> None: ...
 
 class AllocationRule(_message.Message):
-    __slots__ = ("kind", "floor", "weights", "prior", "priors")
+    __slots__ = ("kind", "floor", "weights", "prior", "priors", "leader_share")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         KIND_UNSPECIFIED: _ClassVar[AllocationRule.Kind]
         KIND_THOMPSON: _ClassVar[AllocationRule.Kind]
         KIND_FIXED: _ClassVar[AllocationRule.Kind]
         KIND_UNIFORM: _ClassVar[AllocationRule.Kind]
+        KIND_TOP_TWO: _ClassVar[AllocationRule.Kind]
     KIND_UNSPECIFIED: AllocationRule.Kind
     KIND_THOMPSON: AllocationRule.Kind
     KIND_FIXED: AllocationRule.Kind
     KIND_UNIFORM: AllocationRule.Kind
+    KIND_TOP_TWO: AllocationRule.Kind
     class WeightsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -103,12 +105,14 @@ class AllocationRule(_message.Message):
     WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     PRIOR_FIELD_NUMBER: _ClassVar[int]
     PRIORS_FIELD_NUMBER: _ClassVar[int]
+    LEADER_SHARE_FIELD_NUMBER: _ClassVar[int]
     kind: AllocationRule.Kind
     floor: float
     weights: _containers.ScalarMap[str, float]
     prior: BetaPrior
     priors: _containers.MessageMap[str, BetaPrior]
-    def __init__(self, kind: _Optional[_Union[AllocationRule.Kind, str]] = ..., floor: _Optional[float] = ..., weights: _Optional[_Mapping[str, float]] = ..., prior: _Optional[_Union[BetaPrior, _Mapping]] = ..., priors: _Optional[_Mapping[str, BetaPrior]] = ...) -> None: ...
+    leader_share: float
+    def __init__(self, kind: _Optional[_Union[AllocationRule.Kind, str]] = ..., floor: _Optional[float] = ..., weights: _Optional[_Mapping[str, float]] = ..., prior: _Optional[_Union[BetaPrior, _Mapping]] = ..., priors: _Optional[_Mapping[str, BetaPrior]] = ..., leader_share: _Optional[float] = ...) -> None: ...
 
 class BetaPrior(_message.Message):
     __slots__ = ("alpha", "beta")

@@ -17,6 +17,7 @@ from bandit.allocation import (
     limited,
     restrict,
 )
+from bandit.top_two import top_two
 
 probabilities = (
     st.lists(st.floats(0, 1), min_size=1, max_size=12).filter(lambda p: sum(p) > 0).map(lambda p: np.array(p) / sum(p))
@@ -186,3 +187,18 @@ def test_arms_that_may_not_be_drawn_alone_are_refused(kind):
     rule = limited(AllocationRule(kind, 0.0, (1.0, 1.0), weights=(0.5, 0.5)), 1, 0.0, 0.0)
     with pytest.raises(NoEligibleArmError):
         allocate(rule, np.ones(2), np.ones(2), [1])
+
+
+def test_top_two_is_its_own_strategy_with_floor_and_subsets():
+    alpha, beta = np.array([31.0, 6.0, 2.0]), np.array([11.0, 13.0, 2.0])
+    rule = AllocationRule(AllocationKind.TOP_TWO, 0.02, (1.0,) * 3, leader_share=0.7)
+    np.testing.assert_allclose(allocate(rule, alpha, beta), 0.02 + 0.94 * top_two(alpha, beta, 0.7), atol=1e-12)
+    pair = allocate(rule, alpha, beta, [0, 2])
+    np.testing.assert_allclose(pair[[0, 2]], 0.02 + 0.96 * top_two(alpha[[0, 2]], beta[[0, 2]], 0.7), atol=1e-12)
+    assert pair[1] == 0
+
+
+def test_a_ramp_raises_the_floor_of_top_two_as_of_thompson():
+    rule = limited(AllocationRule(AllocationKind.TOP_TWO, 0.01, (1.0, 1.0), control=0), 1, 0.1, 0.2)
+    assert rule.floors == (0.01, 0.1)
+    assert rule.caps == (1.0, 0.2)

@@ -108,7 +108,9 @@ def experiments(draw: st.DrawFn) -> Experiment:
             experiment.allocation.floor = floor
         if (prior := maybe(st.tuples(st.floats(0.01, 1e9), st.floats(0.01, 1e9)))) is not None:
             experiment.allocation.prior.alpha, experiment.allocation.prior.beta = prior
-        if kind in (AllocationRule.KIND_UNSPECIFIED, AllocationRule.KIND_THOMPSON):
+        if kind == AllocationRule.KIND_TOP_TWO and (share := maybe(st.floats(0, 1, exclude_min=True))) is not None:
+            experiment.allocation.leader_share = share
+        if kind in (AllocationRule.KIND_UNSPECIFIED, AllocationRule.KIND_THOMPSON, AllocationRule.KIND_TOP_TWO):
             for arm_id in draw(st.lists(st.sampled_from(arm_ids), unique=True)):
                 alpha, beta = draw(st.tuples(st.floats(0.01, 1e9), st.floats(0.01, 1e9)))
                 experiment.allocation.priors[arm_id].alpha, experiment.allocation.priors[arm_id].beta = alpha, beta

@@ -266,7 +266,7 @@ def test_two_bounds_show_beside_an_unknown_key() -> None:
             "allocation: {kind: tompson}\n",
             4,
             "allocation.kind",
-            "must be thompson, fixed or uniform, not 'tompson'",
+            "must be thompson, top_two, fixed or uniform, not 'tompson'",
             "did you mean 'thompson'?",
         ),
         ("state: concluded\n", 4, "state", "must be draft, shadow, running or paused, not 'concluded'", ""),
@@ -581,6 +581,7 @@ def test_floors() -> None:
         kinds.Value("KIND_THOMPSON"): 0.01,
         kinds.Value("KIND_FIXED"): 0,
         kinds.Value("KIND_UNIFORM"): 0,
+        kinds.Value("KIND_TOP_TWO"): 0.01,
     }
     assert rules.floor(Experiment()) == 0.01
     assert rules.floor(Experiment(allocation=AllocationRule(kind=AllocationRule.KIND_FIXED, floor=0.2))) == 0.2
@@ -774,7 +775,7 @@ def test_what_the_example_shows_of_shadow_traffic_is_valid() -> None:
         ("{b: {", "{d: {", 7, "allocation.priors.d", "no arm has this id", ""),
         ("{b: {", "{c: {", 7, "allocation.priors.c", "a shadow arm is not learned about", ""),
         ("beta: 1.5", "beat: 1.5", 7, "allocation.priors.b.beat", "unknown key", "did you mean 'beta'?"),
-        ("{priors:", "{kind: uniform, priors:", 7, "allocation.priors", "only a thompson allocation", "kind: thompson"),
+        ("{priors:", "{kind: uniform, priors:", 7, "allocation.priors", "only a thompson or top_two", "kind: thompson"),
         ("role: shadow}", "role: shadow, cap: 0.5}", 5, "arms[2].cap", "a shadow arm gets no traffic", "leave it out"),
         ("shadow: {text: off}\n", "state: shadow\n", 6, "shadow", "the shadow state needs it", "text: off"),
         (", role: control", "", 2, "arms", "in state shadow the control answers alone", "role: control"),

@@ -39,6 +39,7 @@ def problems(text: str) -> list[tuple[str, str]]:
         " assignment { kind: KIND_STICKY_HASH }",
         "ramp {} assignment { kind: KIND_STICKY_STORED holdout: 0.05 }",
         "assignment { kind: KIND_INTERLEAVED } allocation { kind: KIND_UNIFORM }",
+        'allocation { kind: KIND_TOP_TWO leader_share: 0.3 priors { key: "b" value { alpha: 2 beta: 3 } } } ramp {}',
         "reward_rule { mature_after { seconds: 60 } no_feedback: 0 }",
         # Absent, mature_after is as long as abandonment takes.
         "reward_rule { derived { abandon_after { seconds: 60 } } no_feedback: 0 }",
@@ -256,3 +257,25 @@ def test_what_is_refused_of_shadow_arms(text: str, path: str, message: str) -> N
     found = problems(text)
     assert [said for at, said in found if at == path and message in said], found
     assert len(found) == 1
+
+
+def many(count: int, kind: str, shadows: int = 0) -> str:
+    arms = "".join(f'arms {{ arm_id: "{i}" }} ' for i in range(count))
+    mirrored = "".join(f'arms {{ arm_id: "s{i}" role: ROLE_SHADOW }} ' for i in range(shadows))
+    return f'experiment_id: "e" {arms}{mirrored} allocation {{ kind: {kind} floor: 0.001 }} ' + (RULE if shadows else "")
+
+
+def test_top_two_takes_twenty_arms_that_compete() -> None:
+    assert problems(many(20, "KIND_TOP_TWO", shadows=3)) == []
+    ((path, message),) = problems(many(21, "KIND_TOP_TWO"))
+    assert (path, "at most 20 arms, and 21 compete" in message) == ("allocation.kind", True)
+    assert problems(many(21, "KIND_THOMPSON")) == []
+
+
+def test_only_top_two_has_a_leader_and_only_what_learns_has_priors() -> None:
+    assert problems(ARMS + "allocation { leader_share: 0.5 }") == [
+        ("allocation.leader_share", "only a top_two allocation has a leader")
+    ]
+    priors = 'priors { key: "a" value { alpha: 2 beta: 3 } }'
+    ((path, message),) = problems(ARMS + f"allocation {{ kind: KIND_UNIFORM {priors} }}")
+    assert (path, message) == ("allocation.priors", "only a thompson or top_two allocation looks at priors")
