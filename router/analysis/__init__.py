@@ -56,7 +56,7 @@ def decisions_batches(
 ) -> pa.RecordBatchReader:
     """Return a reader of what `decisions` returns, a part of a day at a time: the days in order, the rows of a day in none.
 
-    Memory is bounded by one batch of some 100,000 decisions. The database is held open from the
+    Memory is bounded by one batch of some 10,000 decisions. The database is held open from the
     first batch until the reader ends or is closed.
     """
     import pyarrow as pa

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -43,6 +45,34 @@ def schema_of(log: Log) -> pa.Schema:
     return pa.schema(fields)
 
 
+#: Ids of arms, and their probabilities.
+Vector: TypeAlias = tuple[list[str], list[float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """The vectors of some decisions: the distinct ones, None where the database lacks it, and for each row which."""
+
+    distinct: Sequence[Vector | None]
+    rows: NDArray[np.int32]
+
+    def arrays(self) -> tuple[pa.Array, pa.Array]:
+        """Return for each row the arms and the probabilities."""
+        indices = pa.array(self.rows)
+        names = pa.array([one and one[0] for one in self.distinct], type=pa.list_(pa.string()))
+        probabilities = pa.array([one and one[1] for one in self.distinct], type=pa.list_(pa.float64()))
+        return names.take(indices), probabilities.take(indices)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some rows of a log, as they came."""
+
+    stretch: Stretch
+    #: Of decisions.
+    vectors: Vectors | None
+
+
 class LogReader:
     """Reads one log of one experiment as record batches."""
 
@@ -52,7 +82,7 @@ class LogReader:
         self._of = of
         self.log = LOGS[name]
         self.schema = schema_of(self.log)
-        self._allocations = _Allocations(reading, of)
+        self._vectors = _Vectors(reading, of)
 
     def batches(self, start: datetime | None = None, end: datetime | None = None) -> Iterator[pa.RecordBatch]:
         """Give what was decided in [start, end), the days in order and the rows of a day in none."""
@@ -65,40 +95,44 @@ class LogReader:
         self, day: date, pages: int, start: datetime | None = None, end: datetime | None = None
     ) -> Iterator[pa.RecordBatch]:
         """Give what was decided on a day; `pages` is the size of its partition."""
-        for stretch in self._reading.stretches(self.log, self._of, day, pages, start, end):
-            yield self._batch(stretch)
+        for part in self.parts_of_day(day, pages, start, end):
+            yield self.batch_of(part)
 
-    def _batch(self, stretch: Stretch) -> pa.RecordBatch:
+    def parts_of_day(
+        self, day: date, pages: int, start: datetime | None = None, end: datetime | None = None
+    ) -> Iterator[Part]:
+        """As `of_day`, but the work of making batches is left to `batch_of`, which needs no database."""
+        for stretch in self._reading.stretches(self.log, self._of, day, pages, start, end):
+            ids = stretch.values.get("allocation_id")
+            yield Part(stretch, None if ids is None else self._vectors.of(*keys_of(ids)))
+
+    def batch_of(self, part: Part) -> pa.RecordBatch:
+        """Return a part as a batch."""
         arrays: list[pa.Array] = []
         for column in self.log.columns:
-            raw = stretch.values[column.name]
+            raw = part.stretch.values[column.name]
             if column.name == "arm":
                 arrays += arm_arrays(raw, self._of.arms)
-            elif column.name == "allocation_id":
-                arrays += self._allocations.arrays(*keys_of(raw))
+            elif part.vectors is not None and column.name == "allocation_id":
+                arrays += part.vectors.arrays()
             else:
                 found = array_of(column, raw)
                 arrays.append(found.dictionary_encode() if column.name in _WORDS else found)
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
 
-class _Allocations:
+class _Vectors:
     """The vectors that decisions were drawn from. Few are read twice."""
 
     def __init__(self, reading: Reading, of: Read) -> None:
         self._reading = reading
         self._names = {arm.number: arm.arm_id for arm in of.arms}
-        self._known: dict[bytes, tuple[list[str], list[float]]] = {}
+        self._known: dict[bytes, Vector] = {}
 
-    def arrays(self, ids: Sequence[bytes], rows: NDArray[np.int32]) -> tuple[pa.Array, pa.Array]:
-        """Return for each row the arms and the probabilities of its vector; null where the database lacks it."""
+    def of(self, ids: Sequence[bytes], rows: NDArray[np.int32]) -> Vectors:
         if len(self._known) > _REMEMBERED:
             self._known.clear()
         missing = [i for i in ids if i not in self._known]
         for key, (arms, probabilities) in self._reading.allocations(missing).items() if missing else ():
             self._known[key] = [self._names[arm] for arm in arms], probabilities
-        found = [self._known.get(i, (None, None)) for i in ids]
-        indices = pa.array(rows)
-        names = pa.array([arms for arms, _ in found], type=pa.list_(pa.string()))
-        vectors = pa.array([vector for _, vector in found], type=pa.list_(pa.float64()))
-        return names.take(indices), vectors.take(indices)
+        return Vectors([self._known.get(i) for i in ids], rows)

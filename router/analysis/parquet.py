@@ -13,31 +13,27 @@ again only if its sums in the database are not those of the manifest.
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from router.analysis.logs import LogReader
-from router.analysis.source import AnalysisError, experiment_of
+from router.analysis.manifest import Entry, Manifest, alone, replacing
+from router.analysis.source import experiment_of
 from router.analysis.tables import SNAPSHOT_SCHEMA, snapshot_batches
 from router.storage.analysis import LOGS, Read, Reading, reading
 from router.storage.database import DatabaseUrl
 from router.storage.export import now_of, settled_after, snapshot_days, sums_of
 
 DATASETS = ("decisions", "events", "outcomes", "snapshots")
-COMPRESSIONS = ("zstd", "snappy", "gzip", "lz4", "none")
-_FORMAT = 1
 #: Rows of a row group, at least, but for the last one of a file.
 _GROUP = 100_000
 #: Batches that wait for the thread that writes.
@@ -48,22 +44,6 @@ _REPEATED = [
     *("rank", "reward", "reward_rule_version", "applied_version", "active", "matured_to", "taken_at"),
     *("allocation_arm_ids.list.element", "allocation.list.element"),
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """What the manifest says of a day of a dataset."""
-
-    rows: int
-    #: Below the directory of the export; None for a day without rows.
-    file: str | None
-    bytes: int
-    #: What was committed by then is in it.
-    as_of: str
-    #: Whether the day could still change then.
-    moving: bool
-    #: What the database said of it.
-    sums: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +59,8 @@ class Exported:
     bytes: int
 
 
+#: Makes a batch.
+_Part: TypeAlias = Callable[[], pa.RecordBatch]
 #: Is told how many days are done, of how many, and how many rows are written.
 Progress = Callable[[int, int, int], None]
 
@@ -100,13 +82,13 @@ def export_experiment(
     Raises AnalysisError for an experiment that is not there and a directory of another one; StorageError; OSError.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    with _alone(directory):
+    with alone(directory):
         for left in directory.rglob("*.parquet.tmp"):
             left.unlink()
         with reading(url) as found:
             of = experiment_of(found, experiment_id)
             days = sorted({day for dataset in datasets for day in _sizes(found, of, dataset, first, last)})
-        manifest = _Manifest.of(directory, of)
+        manifest = Manifest.of(directory, of)
         export = _Export(directory, manifest, of, compression, rewrite)
         for done, day in enumerate(days):
             export.told = partial(progress, done, len(days))
@@ -125,55 +107,10 @@ def _sizes(found: Reading, of: Read, dataset: str, first: date, last: date) -> d
     return dict(found.days(LOGS[dataset], first, last))
 
 
-class _Manifest:
-    def __init__(self, path: Path, of: Read, days: dict[str, dict[str, Entry]]) -> None:
-        self._path = path
-        self._of = of
-        self.days = days
-
-    @classmethod
-    def of(cls, directory: Path, of: Read) -> _Manifest:
-        path = directory / "manifest.json"
-        if not path.exists():
-            return cls(path, of, {})
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if found["format"] != _FORMAT:
-                raise AnalysisError(f"{path}: has format {found['format']}, which this version does not know")
-            if found["incarnation"] != of.incarnation:
-                raise AnalysisError(
-                    f"{path.parent}: holds an export of experiment {found['experiment_id']!r}"
-                    f"{', another one of that name' if found['experiment_id'] == of.experiment_id else ''}:"
-                    " give each experiment a directory of its own"
-                )
-            days = {
-                dataset: {day: Entry(**{**entry, "sums": tuple(entry["sums"])}) for day, entry in entries.items()}
-                for dataset, entries in found["datasets"].items()
-            }
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-            raise AnalysisError(
-                f"{path}: is no manifest of an export: {error}; remove it to write every day again"
-            ) from None
-        return cls(path, of, days)
-
-    def save(self) -> None:
-        document = {
-            "format": _FORMAT,
-            "experiment_id": self._of.experiment_id,
-            "incarnation": self._of.incarnation,
-            "datasets": {
-                dataset: {day: asdict(entry) for day, entry in sorted(entries.items())}
-                for dataset, entries in sorted(self.days.items())
-            },
-        }
-        with _replacing(self._path) as temporary:
-            temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-
-
 class _Export:
     """One run."""
 
-    def __init__(self, directory: Path, manifest: _Manifest, of: Read, compression: str, rewrite: bool) -> None:
+    def __init__(self, directory: Path, manifest: Manifest, of: Read, compression: str, rewrite: bool) -> None:
         self._directory = directory
         self._manifest = manifest
         self._of = of
@@ -226,72 +163,67 @@ class _Export:
         path = self._directory / entry.file
         return path.is_file() and path.stat().st_size == entry.bytes
 
-    def _batches(self, found: Reading, dataset: str, day: date, size: int) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-        if dataset == "snapshots":
-            midnight = datetime.combine(day, time(), UTC)
-            return SNAPSHOT_SCHEMA, snapshot_batches(found, self._of, midnight, midnight + timedelta(days=1))
-        reader = LogReader(found, self._of, dataset)
-        return reader.schema, reader.of_day(day, size)
-
     def _write(self, found: Reading, dataset: str, day: date, size: int, path: Path) -> int:
-        """Write a day's file and return its rows. A thread compresses while the next batch is read."""
+        """Write a day's file and return its rows. A thread makes columns and compresses them while the next are read."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        schema, batches = self._batches(found, dataset, day, size)
-        rows = 0
+        schema, parts = self._parts(found, dataset, day, size)
+        dictionaries = _repeated(schema)
         with (
-            _replacing(path) as temporary,
-            pq.ParquetWriter(temporary, schema, compression=self._compression, use_dictionary=_repeated(schema)) as writer,
+            replacing(path) as temporary,
+            pq.ParquetWriter(temporary, schema, compression=self._compression, use_dictionary=dictionaries) as writer,
             ThreadPoolExecutor(1, thread_name_prefix="parquet") as thread,
         ):
-            waiting: list[Future[Any]] = []
-            for group in _groups(batches, schema):
-                waiting.append(thread.submit(writer.write_table, group, row_group_size=group.num_rows))
-                if len(waiting) > _AHEAD:
-                    waiting.pop(0).result()
-                rows += group.num_rows
-                self.rows += group.num_rows
-                self.told(self.rows)
-            for writing in waiting:
-                writing.result()
-        return rows
+            groups = _Groups(writer)
+            waiting: deque[Future[None]] = deque()
+            for part in parts:
+                waiting.append(thread.submit(groups.add, part))
+                while len(waiting) > _AHEAD:
+                    waiting.popleft().result()
+                self.told(self.rows + groups.rows)
+            waiting.append(thread.submit(groups.write))
+            while waiting:
+                waiting.popleft().result()
+        self.rows += groups.rows
+        self.told(self.rows)
+        return groups.rows
+
+    def _parts(self, found: Reading, dataset: str, day: date, size: int) -> tuple[pa.Schema, Iterator[_Part]]:
+        """Give the parts of a day; what they give when called needs no database."""
+        if dataset == "snapshots":
+            midnight = datetime.combine(day, time(), UTC)
+            batches = snapshot_batches(found, self._of, midnight, midnight + timedelta(days=1))
+            return SNAPSHOT_SCHEMA, (partial(_itself, batch) for batch in batches)
+        reader = LogReader(found, self._of, dataset)
+        return reader.schema, (partial(reader.batch_of, part) for part in reader.parts_of_day(day, size))
 
 
-def _groups(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
-    collected: list[pa.RecordBatch] = []
-    for batch in batches:
-        collected.append(batch)
-        if sum(one.num_rows for one in collected) >= _GROUP:
-            yield pa.Table.from_batches(collected, schema=schema)
-            collected = []
-    if collected:
-        yield pa.Table.from_batches(collected, schema=schema)
+def _itself(batch: pa.RecordBatch) -> pa.RecordBatch:
+    return batch
+
+
+class _Groups:
+    """Collects batches into row groups of a file. Used by one thread."""
+
+    def __init__(self, writer: pq.ParquetWriter) -> None:
+        self._writer = writer
+        self._collected: list[pa.RecordBatch] = []
+        self._waiting = 0
+        #: Of the batches that came.
+        self.rows = 0
+
+    def add(self, part: _Part) -> None:
+        batch = part()
+        self._collected.append(batch)
+        self._waiting += batch.num_rows
+        self.rows += batch.num_rows
+        if self._waiting >= _GROUP:
+            self.write()
+
+    def write(self) -> None:
+        if self._collected:
+            self._writer.write_table(pa.Table.from_batches(self._collected), row_group_size=self._waiting)
+            self._collected, self._waiting = [], 0
 
 
 def _repeated(schema: pa.Schema) -> list[str]:
     return [name for name in _REPEATED if name.split(".")[0] in schema.names]
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Give a path to write to; what is written replaces `path` in one step, and survives a power cut."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """Keep another export out of the directory."""
-    with (directory / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise AnalysisError(
-                f"{directory}: another export is writing there: wait for it, or give another directory"
-            ) from None
-        yield

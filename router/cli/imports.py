@@ -12,6 +12,7 @@ from rich.table import Table
 from router.cli.calls import TIMEOUT_S, connected, read
 from router.cli.main import fail
 from router.cli.options import audit_options, database_at, database_options, json_option, server_option
+from router.experiment_rules import LEARNING, allocation_kind
 from router.storage.database import connect
 from router.storage.imports import Import, ImportRefusedError, Target, add, read_target
 from router.v1 import experiments_pb2 as pb
@@ -130,8 +131,8 @@ def _as_prior(
         active = [arm for arm in found.arms if arm.state != types.ARM_STATE_RETIRED]
         shadow = frozenset(arm.arm_id for arm in active if arm.role == types.ROLE_SHADOW)
         _check_arms(history, [arm.arm_id for arm in active if arm.arm_id not in shadow], shadow)
-        if found.allocation.kind not in (pb.AllocationRule.KIND_UNSPECIFIED, pb.AllocationRule.KIND_THOMPSON):
-            fail("only a thompson allocation looks at priors: import as evidence, or change the kind")
+        if allocation_kind(found) not in LEARNING:
+            fail("only an allocation that learns looks at priors: import as evidence, or change its kind")
         common = found.allocation.prior if found.allocation.HasField("prior") else pb.BetaPrior(alpha=1, beta=1)
         arms = []
         for arm_id in history.arm_ids:

@@ -133,9 +133,9 @@ LEFT JOIN LATERAL (SELECT decided_at FROM events e WHERE e.decision_day = t.deci
 
 #: By the name of the table.
 LOGS: Mapping[str, Log] = {
-    "decisions": Log("decisions", _DECISIONS, "", "t.decided_at", 2_048),
-    "events": Log("events", _EVENTS, "", "t.decided_at", 256),
-    "outcomes": Log("outcomes", _OUTCOMES, _OF_OUTCOMES, "e.decided_at", 1_024),
+    "decisions": Log("decisions", _DECISIONS, "", "t.decided_at", 256),
+    "events": Log("events", _EVENTS, "", "t.decided_at", 128),
+    "outcomes": Log("outcomes", _OUTCOMES, _OF_OUTCOMES, "e.decided_at", 256),
 }
 
 _STRETCH = """

@@ -177,7 +177,7 @@ async def test_a_prior_of_fixed_shares_is_refused(router: Router, run: Import, t
     await router.run(shares)
     done = await run(file(tmp_path / "x.csv"), "prior")
     assert done.exit_code == 1
-    assert "only a thompson allocation looks at priors" in done.output
+    assert "only an allocation that learns looks at priors" in done.output
 
 
 async def test_what_may_not_count_yet_is_refused(router: Router, run: Import, tmp_path: Path) -> None:

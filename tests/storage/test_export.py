@@ -15,6 +15,7 @@ from growth import add_experiments, day
 
 import router.analysis.parquet as parquet
 from router.analysis import AnalysisError, decisions, events, outcomes
+from router.analysis.manifest import alone
 from router.analysis.parquet import Exported, export_experiment
 from router.cli.main import main
 from router.storage.database import DatabaseUrl
@@ -54,7 +55,8 @@ def add(connection: psycopg.Connection[Any], of_day: date, numbers: range) -> No
     )
     connection.execute(
         "INSERT INTO events (decision_day, decision_key, event_id, incarnation, arm, segment, bucket, kind, rank,"
-        " decided_at, occurred_at, received_at, reward_micros, status, reward_rule_version, policy_version, content, details)"
+        " decided_at, occurred_at, received_at, reward_micros, status, reward_rule_version, policy_version, content,"
+        " details)"
         " SELECT decision_day, decision_key, 'e', incarnation, arm, '', decided_at, 'reward', 4, decided_at, decided_at,"
         " decided_at, 250000, 'applied', 1, 1, '', '{\"metadata\": {\"who\": \"kim\"}}' FROM decisions"
         " WHERE decision_day = %(day)s AND substr(unit_id, 2)::int BETWEEN %(first)s AND %(last)s"
@@ -208,7 +210,7 @@ def test_what_it_refuses(url: DatabaseUrl, tmp_path: Path) -> None:
         export_experiment(url, "x-2", tmp_path, ["decisions"])
     with pytest.raises(AnalysisError, match="experiment 'nope': there is no such experiment"):
         export_experiment(url, "nope", tmp_path)
-    with parquet._alone(tmp_path), pytest.raises(AnalysisError, match="another export is writing there"):
+    with alone(tmp_path), pytest.raises(AnalysisError, match="another export is writing there"):
         export_experiment(url, "x-1", tmp_path)
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(AnalysisError, match="is no manifest of an export"):
