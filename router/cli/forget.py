@@ -7,10 +7,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import click
-import psycopg
 
 from router.cli.main import fail
 from router.cli.options import audit_options, database_at, database_options, json_option
@@ -19,7 +17,7 @@ from router.feedback_spool import decode as decode_event
 from router.journal import SUFFIX as JOURNAL
 from router.journal import decode as decode_decision
 from router.spool import Record, frames, next_frame
-from router.storage.database import connect
+from router.storage.database import SyncConnection, connect
 from router.storage.decisions import DecisionRow
 from router.storage.forget import Forgotten, Trace, deployment_of, erase, lacking
 from router.storage.imports import read_target
@@ -105,7 +103,7 @@ class _Found:
     files: set[Path] = field(default_factory=set)
 
 
-def _until_stored(connection: psycopg.Connection[Any], directory: Path, trace: Trace, wait_s: float) -> int:
+def _until_stored(connection: SyncConnection, directory: Path, trace: Trace, wait_s: float) -> int:
     """Wait until Postgres has all that the spool has of a unit; returns how many records it lacks."""
     give_up = time.monotonic() + wait_s
     found = _in_spool(directory, trace)
