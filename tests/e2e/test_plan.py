@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,21 @@ def test_every_picture_is_drawn(live: Live, name: str, finding: str, tmp_path: P
     done = live("picture", name, "-o", png, server=name != "estimates")
     assert done.stdout.startswith(f"wrote {png}: {finding}")
     assert png.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_is_of_its_time(live: Live, tmp_path: Path) -> None:
+    with connected(live.service.target) as channel:
+        first, *_, last = snapshots_of(channel, "support", None, None)
+    began, ended = (one.snapshot_time.ToDatetime(UTC).isoformat() for one in (first, last))
+    then = live.answer("picture", "posteriors", "-o", tmp_path / "then.svg", "--end", began)
+    assert then["finding"] == "Undecided: a is the best arm with probability 0.50"
+    past = live.answer("picture", "shares", "-o", tmp_path / "past.svg", "--end", ended)
+    assert past["finding"].endswith("50% at first") or past["finding"] == "a is given 50% of the traffic"
+    # The end is not part of the range, and the start is.
+    latest = live.answer("picture", "shares", "-o", tmp_path / "latest.svg", "--start", ended)
+    assert latest["finding"] == "b is given 90% of the traffic"
+    none = live("picture", "coverage", "-o", tmp_path / "none.svg", "--end", "2001-01-01T00:00:00Z")
+    assert "support: no decisions were made until 2001-01-01T00:00:00+00:00" in none.stderr
 
 
 def test_a_process_draws_without_a_display(live: Live, tmp_path: Path) -> None:
