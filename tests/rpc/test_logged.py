@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+from postgres import TestCluster
 from running import Router, arm, experiment, query, until_scalar
 
 from bandit.arm_estimates import estimate_arms
@@ -182,3 +184,16 @@ async def test_what_a_history_cannot_tell_is_none(router: Router) -> None:
         of = found.experiment("support")
         assert of is not None
         assert active_arm_ids(found, of) == ("a", "b")
+
+
+async def test_the_login_of_an_analyst_will_do(router: Router, cluster: TestCluster) -> None:
+    await router.run(experiment())
+    reply = await router.route(unit_id="u")
+    await router.reward(reply.decision_id, 1.0)
+    await stored(router, 1)
+    url = cluster.analyst_url_of(urlsplit(router.url).path.removeprefix("/"))
+    with reading(DatabaseUrl.parse(url)) as found:
+        of = found.experiment("support")
+        assert of is not None
+        assert read_logged(found, of, None, None).rewards.tolist() == [1.0]
+        assert read_history(found, of, None, None) == history(router)
