@@ -36,6 +36,10 @@ _REST_S: Final = 5.0
 _LONGEST_REST_S: Final = 600.0
 #: How long production goes first, with its request and with its answer: both sides need the interpreter.
 _HEAD_START_S: Final = 0.02
+#: Mirrored calls begin one after the other, each once the loop has slept so long, so often in a row, and was never later.
+_PROBE_S, _PROBES, _LATE_S = 0.003, 3, 0.002
+#: A process that has been too busy for this long mirrors nothing.
+_BUSY_S: Final = 10.0
 #: How long a finished shadow answer waits for production's, for example for a stream that nobody reads to its end.
 _PATIENCE_S: Final = 900.0
 
@@ -50,6 +54,8 @@ class MirrorStats:
     failed: int = 0
     #: Not sent: too many were waiting.
     dropped: int = 0
+    #: Not sent: production kept the process busy.
+    busy: int = 0
     #: Not sent: the model had asked to be left alone.
     rested: int = 0
     #: Not sent: no client for it, see the log.
@@ -128,6 +134,7 @@ class Mirrors:
         self._asynchronous = asynchronous
         self._clock = clock
         self._slots: asyncio.Semaphore | None = None
+        self._turn: asyncio.Lock | None = None
         self._lock = threading.RLock()
         self._waiting = 0
         self._resting: dict[str, float] = {}
@@ -192,6 +199,10 @@ class Mirrors:
     async def _mirror(self, mirrored: Mirrored, arm: Arm, exchange: Exchange) -> None:
         try:
             await asyncio.sleep(_HEAD_START_S)
+            if not await self._idle():
+                with self._lock:
+                    self._counts["busy"] += 1
+                return
             shadow = await self._ask(mirrored, arm)
             try:
                 async with asyncio.timeout(_PATIENCE_S):
@@ -205,6 +216,22 @@ class Mirrors:
         finally:
             with self._lock:
                 self._waiting -= 1
+
+    async def _idle(self) -> bool:
+        """Wait until the process has time to spare; False if it has none.
+
+        A loop that wakes up late shows that others want the interpreter, and those are production's calls.
+        """
+        turn = self._turn = self._turn or asyncio.Lock()
+        clock = asyncio.get_running_loop().time
+        give_up_at = clock() + _BUSY_S
+        in_time = 0
+        async with turn:
+            while in_time < _PROBES and clock() < give_up_at:
+                due = clock() + _PROBE_S
+                await asyncio.sleep(_PROBE_S)
+                in_time = in_time + 1 if clock() - due < _LATE_S else 0
+        return in_time == _PROBES
 
     async def _ask(self, mirrored: Mirrored, arm: Arm) -> ShadowAnswer:
         slots = self._slots = self._slots or asyncio.Semaphore(self._concurrency)

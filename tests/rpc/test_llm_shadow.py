@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -351,3 +352,32 @@ class TestOtherProviders:
                 await client.ask()
                 await until(lambda: client.routed.stats().mirrors.failed == 1, "asked once")
             assert client.routed.stats().mirrors.rested == 2
+
+
+async def test_a_busy_process_mirrors_nothing(make: MakeKit, stub: StubRouter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever holds the interpreter, production's calls come first; once it is free again, so is mirroring."""
+    async with make() as client:
+        await client.ask(request_id="before")
+        await recorded(client, stub)
+        done = threading.Event()
+
+        def spin() -> None:
+            while not done.is_set():
+                sum(range(1000))
+
+        spinning = [threading.Thread(target=spin, daemon=True) for _ in range(6)]
+        for thread in spinning:
+            thread.start()
+        try:
+            with monkeypatch.context() as patched:
+                patched.setattr("router.llm.mirrors._BUSY_S", 0.2)
+                told = await client.ask(request_id="busy")
+                assert told.text.startswith(f"This is {GOOD}.")
+                await until(lambda: client.routed.stats().mirrors.busy == 1, "the mirrored call is given up")
+        finally:
+            done.set()
+            for thread in spinning:
+                thread.join()
+        await client.ask(request_id="after")
+        await recorded(client, stub, 2)
+        assert [record.request_id for record in stub.records] == ["before", "after"]
