@@ -26,6 +26,9 @@ def opened(url: str | Path) -> Iterator[Reading]:
         with reading(DatabaseUrl.parse(url)) as found:
             yield found
         return
+    if "://" in str(url):
+        # Not shown: it may hold a password.
+        raise AnalysisError("url: must begin with postgresql://, or be the data directory of an embedded Postgres")
     directory = Path(url)
     if not (directory / "postgres").is_dir():
         raise AnalysisError(

@@ -165,6 +165,8 @@ def _as_evidence(
 ) -> dict[str, Any]:
     if target.state == "concluded":
         fail("the experiment is concluded: it learns nothing more")
+    if target.discounted:
+        fail("its evidence is discounted by the hour, and imports have none: import as a prior, or without the discount")
     given = Import(
         import_id=import_id or f"sha256:{history.content_hash.hex()[:16]}",
         content_hash=history.content_hash,

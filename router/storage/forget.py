@@ -65,10 +65,7 @@ _BY_KEY, _BY_HASH = "decision_key = ANY(%(keys)s)", "unit_hash = ANY(%(hashes)s)
 _STICKY = f"DELETE FROM sticky_assignments WHERE {_OF_UNIT} RETURNING incarnation"
 _INTERLEAVINGS = f"UPDATE interleavings SET unit_id = '' WHERE {_OF_UNIT} RETURNING incarnation"
 
-_TELL = """
-SELECT pg_notify(%(channel)s, json_build_array(incarnation, %(unit)s::text)::text) FROM experiments
-WHERE %(incarnation)s::int8 IS NULL OR incarnation = %(incarnation)s
-"""
+_TELL = "SELECT pg_notify(%s, json_build_array(%s::int8, %s::text)::text)"
 
 _RECORD = """
 INSERT INTO transitions (incarnation, transition_at, kind, from_value, to_value, actor, reason)
@@ -181,11 +178,13 @@ def _erase_the_rest(connection: psycopg.Connection[Any], parameters: dict[str, A
     }
     touched: set[int] = set()
     for name, statement in statements.items():
-        found = [incarnation for (incarnation,) in connection.execute(statement, parameters)]
+        found = [incarnation for (incarnation,) in connection.execute(statement, parameters).fetchall()]
         setattr(erased, name, getattr(erased, name) + len(found))
         touched.update(found)
-    # Heard at the commit. A unit that comes back is drawn anew.
-    connection.execute(_TELL, {**parameters, "channel": STICKY_CHANNEL})
+        if statement is _STICKY:
+            # Heard at the commit. A unit that comes back is drawn anew.
+            for incarnation in found:
+                connection.execute(_TELL, (STICKY_CHANNEL, incarnation, parameters["unit"]))
     return touched
 
 

@@ -51,7 +51,7 @@ _BUMP = """
 UPDATE policy_versions SET policy_version = policy_version + 1, changed_at = clock_timestamp() WHERE incarnation = %s
 """
 
-_EXPERIMENT = "SELECT incarnation, state FROM experiments WHERE experiment_id = %s"
+_EXPERIMENT = "SELECT incarnation, state, allocation ? 'discount' FROM experiments WHERE experiment_id = %s"
 _ARMS = "SELECT arm_id, arm, role FROM arms WHERE incarnation = %s AND active ORDER BY position"
 
 
@@ -89,6 +89,8 @@ class Target:
 
     incarnation: int
     state: str
+    #: Whether its evidence weighs less the older it is.
+    discounted: bool
     #: Numbers of the arms that compete, by id.
     arms: Mapping[str, int]
     #: Ids of the active shadow arms.
@@ -102,10 +104,11 @@ def read_target(connection: psycopg.Connection[Any], experiment_id: str) -> Targ
         if found is None:
             return None
         arms = connection.execute(_ARMS, (found[0],)).fetchall()
-    incarnation, state = found
+    incarnation, state, discounted = found
     return Target(
         incarnation,
         state,
+        discounted,
         arms={arm_id: arm for arm_id, arm, role in arms if role != "shadow"},
         shadow_arms=frozenset(arm_id for arm_id, _, role in arms if role == "shadow"),
     )

@@ -286,6 +286,12 @@ def test_a_database_that_is_away_is_named_without_its_password() -> None:
     assert "secret" not in str(raised.value)
 
 
+def test_another_kind_of_url_is_refused_and_not_shown() -> None:
+    with pytest.raises(analysis.AnalysisError, match=r"url: must begin with postgresql://") as raised:
+        analysis.decisions("mysql://somebody:secret@127.0.0.1/x", "support")
+    assert "secret" not in str(raised.value)
+
+
 def test_without_arrow_the_extra_is_named() -> None:
     code = "import sys; sys.modules['pyarrow'] = None; import router.analysis"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -11,9 +11,14 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from running import Router, assert_replay_agrees, experiment, query, scalar, until
+from running import Router, assert_replay_agrees, experiment, query, scalar, until, until_scalar
 
+from router.analysis.history import read_history
 from router.cli.main import main
+from router.storage.database import DatabaseUrl, connect
+from router.storage.imports import Import as Given
+from router.storage.imports import add
+from router.storage.rebuild import Rebuilt, rebuild
 from router.v1 import types_pb2
 
 PAST = datetime(2026, 1, 1, tzinfo=UTC)
@@ -98,14 +103,34 @@ async def test_the_same_file_counts_once(router: Router, run: Import, tmp_path: 
     assert await scalar(router.url, "SELECT count(*) FROM imports") == 1
 
 
+async def test_snapshots_from_before_and_after_can_be_rebuilt(router: Router, run: Import, tmp_path: Path) -> None:
+    await router.run(experiment())
+    await router.learn("a", 3, 1)
+    kept = (
+        "SELECT max(s.policy_version) = max(v.policy_version) AND count(DISTINCT s.policy_version) > {}"
+        " FROM snapshots s, policy_versions v"
+    )
+    await until_scalar(router.url, kept.format(0), True)
+    version, before = (await query(router.url, "SELECT policy_version, taken_at FROM snapshots ORDER BY 1 DESC LIMIT 1"))[0]
+    result(await run(file(tmp_path / "x.csv"), "evidence"))
+    await until_scalar(router.url, kept.format(1), True)
+    incarnation = await scalar(router.url, "SELECT incarnation FROM experiments")
+
+    def rebuilt(at: datetime) -> Rebuilt | None:
+        with connect(DatabaseUrl.parse(router.url)) as connection:
+            return rebuild(connection, incarnation, at)
+
+    for at, n in ((before, [4, 0]), (datetime.now(UTC), [44, 20])):
+        found = await asyncio.to_thread(rebuilt, at)
+        assert found is not None
+        assert found.agrees, found
+        assert [arm.kept["n"] for arm in found.arms] == n
+    assert version < (await router.posterior()).policy_version
+
+
 async def test_two_imports_at_once_are_one(router: Router, run: Import, tmp_path: Path) -> None:
     await router.run(experiment())
     path = file(tmp_path / "x.csv")
-    from router.analysis.history import read_history
-    from router.storage.database import DatabaseUrl, connect
-    from router.storage.imports import Import as Given
-    from router.storage.imports import add
-
     history = read_history(path)
     incarnation = await scalar(router.url, "SELECT incarnation FROM experiments")
     evidence = {(0, ""): history.of_arm("a")}
@@ -196,6 +221,14 @@ async def test_the_future_is_refused(router: Router, run: Import, tmp_path: Path
     done = await run(file(tmp_path / "x.csv", start=datetime.now(UTC) + timedelta(days=1)), "evidence")
     assert done.exit_code == 1
     assert "is in the future" in done.output
+
+
+async def test_evidence_that_is_discounted_by_its_age_takes_no_import(router: Router, run: Import, tmp_path: Path) -> None:
+    await router.create(experiment())
+    await query(router.url, """UPDATE experiments SET allocation = allocation || '{"discount": {}}'""")
+    done = await run(file(tmp_path / "x.csv"), "evidence")
+    assert done.exit_code == 1
+    assert "discounted by the hour" in done.output
 
 
 async def test_a_concluded_experiment_learns_nothing_more(router: Router, run: Import, tmp_path: Path) -> None:
