@@ -113,7 +113,8 @@ def estimated_regret(history: Sequence[Moment]) -> Regret:
 
     Each outcome of arm k counts E[max over j of theta_j - theta_k] under the last posterior of all arms that there were,
     independent Betas: its expected loss. So it is an estimate that later evidence moves, of outcomes and not of decisions;
-    evidence that was imported after the first moment is counted as if it had been served.
+    evidence that was imported after the first moment is counted as if it had been served. Where arms change it says what the
+    outcomes of the past would lose now.
     Raises NothingToDrawError without a moment.
     """
     moments = in_order(history)
@@ -126,7 +127,8 @@ def estimated_regret(history: Sequence[Moment]) -> Regret:
         counted[:, at] = counted[:, at - 1] if at else 0.0
         for arm in moment.arms:
             counted[names.index(arm.arm_id), at] = arm.n
-    since = counted - counted[:, :1]
+    # Evidence that is dropped with its day, or by a window, does not give back what was lost.
+    since = np.maximum(np.diff(counted, axis=1, prepend=counted[:, :1]), 0.0).cumsum(axis=1)
     return Regret(tuple(moment.at for moment in moments), loss @ since, since.sum(axis=0) * float(loss.mean()))
 
 

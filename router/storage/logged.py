@@ -94,7 +94,7 @@ class Logged:
 def read_logged(reading: Reading, of: Read, start: datetime | None, end: datetime | None) -> Logged:
     """Return the decisions of [start, end) that estimates of arms may use: drawn, with an outcome that counts.
 
-    All of it is held in memory, some 300 bytes a decision. Raises StorageError.
+    All of it is held in memory, some 500 bytes a decision. Raises StorageError.
     """
     active = _active(reading, of)
     rows: list[tuple[Any, ...]] = []

@@ -182,6 +182,13 @@ def test_regret_keeps_what_retired_arms_lost() -> None:
     assert lost[2] == pytest.approx(lost[1], rel=0.01)
 
 
+def test_evidence_that_is_dropped_gives_nothing_back() -> None:
+    kept = [*HISTORY, moment(9, Belief("a", 13, 15, 20), Belief("b", 61, 31, 60))]
+    found = estimated_regret(kept)
+    assert found.lost[3] == found.lost[2] > 0.0
+    assert found.equal[3] == found.equal[2]
+
+
 def test_rows_of_the_view_are_a_history() -> None:
     row = {"arm_version": 1, "active": True, "beta": 2.0, "n": 3, "probability_best": 0.5, "allocation": 0.5}
     rows = [{**row, "taken_at": T0 + timedelta(minutes=m), "arm_id": arm, "alpha": m + 1.0} for m in (1, 0) for arm in "ab"]
