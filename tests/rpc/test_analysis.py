@@ -93,6 +93,14 @@ async def test_columns_have_types_that_say_what_they_are(router: Router, analyst
     assert schema.field("allocation").type == pa.list_(pa.float64())
 
 
+async def test_a_vector_that_is_missing_is_null(router: Router, analyst_url: str) -> None:
+    await logged(router, 3)
+    await query(router.url, "DELETE FROM allocations")
+    for row in analysis.decisions(analyst_url, "support").to_pylist():
+        assert (row["allocation"], row["allocation_arm_ids"]) == (None, None)
+        assert row["propensity"] > 0
+
+
 async def test_events_are_those_of_the_table(router: Router, analyst_url: str) -> None:
     await logged(router)
     expected = rows(
