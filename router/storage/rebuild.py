@@ -34,6 +34,20 @@ WHERE e.incarnation = %(incarnation)s AND e.reward_micros IS NOT NULL
 ORDER BY e.decision_day, e.decision_key
 """
 
+# Without what was imported after the snapshot.
+_BASE = """
+SELECT arm, sum(success_micros)::int8, sum(failure_micros)::int8, sum(n)::int8
+FROM (
+    SELECT arm, success_micros, failure_micros, n FROM evidence_base WHERE incarnation = %(incarnation)s
+    UNION ALL
+    SELECT u.arm, -u.success_micros, -u.failure_micros, -u.n
+    FROM imports m CROSS JOIN LATERAL unnest(m.arms, m.success_micros, m.failure_micros, m.n)
+        AS u (arm, success_micros, failure_micros, n)
+    WHERE m.incarnation = %(incarnation)s AND m.applied_version >= %(version)s
+) b
+GROUP BY arm
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class ArmRebuilt:
@@ -96,11 +110,8 @@ def rebuild(
             gone = f"days before {kept_from[0]} were dropped after it was taken, and their events with them"
             return Rebuilt(*named, events=0, arms=(), obstacle=gone)
         events, evidence = _folded(connection, snapshot, progress)
-        base = connection.execute(
-            "SELECT arm, sum(success_micros)::int8, sum(failure_micros)::int8, sum(n)::int8 FROM evidence_base"
-            " WHERE incarnation = %s GROUP BY arm",
-            (incarnation,),
-        ).fetchall()
+        bounds = {"incarnation": incarnation, "version": snapshot.standing.policy_version}
+        base = connection.execute(_BASE, bounds).fetchall()
     for arm, *counted in base:
         evidence[arm] += Evidence(*counted)
     return Rebuilt(*named, events, _compared(snapshot.standing, evidence))
