@@ -152,6 +152,7 @@ def test_best_draws_the_probabilities() -> None:
     assert list(line(figure, "b").get_ydata()) == [0.5, 0.8, 0.98]
     assert list(line(figure, "a").get_ydata()) == [0.5, 0.2, 0.02]
     assert list(line(figure, "a").get_xdata()) == [day_of(one.at) for one in HISTORY]
+    assert line(figure, "a").get_drawstyle() == "steps-post", "a snapshot holds until the next one"
     # In another order of the moments, and with P(best) left out, the same.
     assert list(line(best(HISTORY[::-1]), "b").get_ydata()) == [0.5, 0.8, 0.98]
     (computed,) = line(best([moment(0, Belief("a", 1, 1), Belief("b", 2, 1))]), "b").get_ydata()[:1]
@@ -170,6 +171,7 @@ def test_regret_is_the_expected_loss_of_the_outcomes_since_the_start() -> None:
     assert title(figure) == f"About {found.lost[-1]:.0f} successes lost, {found.equal[-1]:.0f} with equal shares"
     assert list(line(figure, "lost").get_ydata()) == list(found.lost)
     assert list(line(figure, "equal").get_ydata()) == list(found.equal)
+    assert {line(figure, name).get_drawstyle() for name in ("lost", "equal")} == {"steps-post"}
 
 
 def test_regret_keeps_what_retired_arms_lost() -> None:
