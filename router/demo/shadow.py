@@ -108,6 +108,7 @@ async def play(scene: Scene, table: Table) -> Found:
         comparisons = await _recorded(scene, sum(one.mirrored for one in served))
         reports = [await _judged(scene, models, name, sample) for name, sample in _SAMPLES.items()]
     posterior = await scene.posterior(EXPERIMENTS[0])
+    REPORT.parent.mkdir(exist_ok=True)
     write_file(REPORT, render_html(report_of(reports[0])))
     return Found(tuple(served), tuple(comparisons), tuple(reports), {arm.arm_id: arm.n for arm in posterior.arms})
 

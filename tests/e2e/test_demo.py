@@ -63,7 +63,9 @@ def test_it_learns_and_every_check_holds(tmp_path: Path) -> None:
     assert not any((tmp_path / "scratch").glob("bandit-router-demo-*")), "the data is removed"
 
 
-@pytest.mark.parametrize(("assignment", "arms"), [("sticky_stored", "3"), ("sticky_hash", "9")])
+@pytest.mark.parametrize(
+    ("assignment", "arms"), [("sticky_stored", "3"), pytest.param("sticky_hash", "9", marks=pytest.mark.slow)]
+)
 def test_sticky_users(tmp_path: Path, assignment: str, arms: str) -> None:
     picture = tmp_path / "elsewhere" / "picture.png"
     found = run(
@@ -78,7 +80,7 @@ def test_sticky_users(tmp_path: Path, assignment: str, arms: str) -> None:
 @pytest.mark.parametrize(
     ("strategy", "checks"),
     [
-        (
+        pytest.param(
             "ab",
             [
                 "a user keeps their arm",
@@ -87,8 +89,9 @@ def test_sticky_users(tmp_path: Path, assignment: str, arms: str) -> None:
                 "the interval is honest",
                 "replay equals live evidence",
             ],
+            marks=pytest.mark.slow,
         ),
-        (
+        pytest.param(
             "interleave",
             [
                 "the arms took turns",
@@ -98,6 +101,7 @@ def test_sticky_users(tmp_path: Path, assignment: str, arms: str) -> None:
                 "pairs tell more than first turns",
                 "replay equals live evidence",
             ],
+            marks=pytest.mark.slow,
         ),
         (
             "canary",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -12,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from processes import COMMAND, wait_until
 
+from router.cli.main import main
 from router.llm.loopback import Loopback, World, quality_of, serve_loopback
 
 CONTROL = "{id: small, model: qwen2.5-7b-instruct, family: qwen, role: control, config: {max_tokens: 128}}"
@@ -57,9 +60,14 @@ class Evaluation:
         return self.done(self.command(*more, check=check))
 
     def done(self, command: list[str]) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command, cwd=self.directory, env=self.environment, capture_output=True, text=True, timeout=240, check=False
-        )
+        """Run a command to its end, in this process: loading the SDKs for each would take most of the time."""
+        arguments = command[len(COMMAND) :]
+        environment = {name: self.environment.get(name) for name in {*os.environ, *self.environment}}
+        with contextlib.chdir(self.directory):
+            found = CliRunner().invoke(main, arguments, env=environment, prog_name="bandit-router")
+        if found.exception is not None and not isinstance(found.exception, SystemExit):
+            raise found.exception
+        return subprocess.CompletedProcess(command, found.exit_code, found.stdout, found.stderr)
 
     def start(self, *more: str) -> subprocess.Popen[str]:
         return subprocess.Popen(

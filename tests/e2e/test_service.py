@@ -1,7 +1,5 @@
 """The service as processes: start, share, drain, crash. What is claimed is counted in Postgres afterwards."""
 
-import os
-import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -83,59 +81,6 @@ def test_calls_under_way_are_answered_while_it_drains(tmp_path: Path, experiment
     assert set(refusals) <= {codes.UNAVAILABLE, codes.DEADLINE_EXCEEDED, codes.CANCELLED}
     with serving(tmp_path):
         check_books(embedded_url(tmp_path), answered=len(answered), rewarded=len(rewarded))
-
-
-@pytest.mark.parametrize("victim", ["worker", "supervisor", "everything"])
-def test_a_kill_loses_and_repeats_nothing(tmp_path: Path, experiment_file: Path, victim: str) -> None:
-    """kill -9 under load with retries. Afterwards: every answered decision and acknowledged event is present once."""
-    answered: list[str] = []
-    rewarded: list[str] = []
-    failures: list[str] = []
-    killed = threading.Event()
-
-    def client_loop(number: int, target: str, goal: int) -> None:
-        for step in range(goal):
-            with connection_of_its_own(target) as channel, RouterClient(channel=channel) as client:
-                try:
-                    for inner in range(20):
-                        decision = client.route("support", unit_id=f"{number}-{step}-{inner}")
-                        answered.append(decision.decision_id)
-                        client.reward(decision, event_id="e", signal="task_completed" if inner % 3 else "thumbs_down")
-                        rewarded.append(decision.decision_id)
-                except RouterError as error:
-                    failures.append(str(error))
-                    if killed.is_set() and victim != "worker":
-                        return
-
-    with serving(tmp_path, "--workers", "2") as service:
-        apply(experiment_file, service.target)
-        with ThreadPoolExecutor(6) as pool:
-            loops = [pool.submit(client_loop, number, service.target, 15) for number in range(6)]
-            wait_until(lambda: len(rewarded) > 200, "load is on")
-            below = service.descendants()
-            workers = service.workers()
-            victims = {
-                "worker": workers[:1],
-                "supervisor": [service.process.pid],
-                "everything": [service.process.pid, *below],
-            }[victim]
-            killed.set()
-            for pid in victims:
-                os.kill(pid, signal.SIGKILL)
-            for loop in loops:
-                loop.result(120)
-        if victim == "worker":
-            wait_until(lambda: len([pid for pid in service.workers() if pid not in victims]) == 2, "it was replaced")
-            with RouterClient(service.target) as client:
-                assert client.route("support", timeout=5).decision_id
-                answered.append("")
-            check_books(embedded_url(tmp_path), answered=len(answered), rewarded=len(rewarded))
-            assert service.stop() == 0
-        else:
-            wait_until(lambda: not any(alive(pid) for pid in below), "workers and Postgres ended with their supervisor")
-    if victim != "worker":
-        with serving(tmp_path, "--workers", "2"):
-            check_books(embedded_url(tmp_path), answered=len(answered), rewarded=len(rewarded))
 
 
 def test_two_services_on_one_database_share_what_they_learn(

@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 import pytest
+from comparisons import add_comparisons, create, judged_experiment, pairs, stub
 from running import (
     Refusal,
     Router,
@@ -20,6 +21,7 @@ from running import (
     event,
     experiment,
     locked,
+    query,
     refusal_of,
     refused,
     until,
@@ -31,7 +33,7 @@ from router import server as server_module
 from router.decide import Decider
 from router.feedback_spool import FeedbackSpool
 from router.journal import Journal
-from router.v1 import error_reason_pb2, experiments_pb2, interleave_pb2, posteriors_pb2, routing_pb2, types_pb2
+from router.v1 import error_reason_pb2, experiments_pb2, interleave_pb2, judge_pb2, posteriors_pb2, routing_pb2, types_pb2
 
 Code = grpc.StatusCode
 #: What a client's transport takes of trailing metadata by default; a larger error arrives as another error.
@@ -313,6 +315,54 @@ async def only_arms_of_weight_zero(world: World) -> Refusal:
 async def turns_of_an_experiment_without_turns(world: World) -> Refusal:
     request = interleave_pb2.CompareTurnsRequest(experiment_id="support", arm_id="a", other_arm_id="b")
     return await refused(world.router.interleaving.CompareTurns(request))
+
+
+@provokes("NO_SNAPSHOT", Code.FAILED_PRECONDITION, metadata=("first_snapshot",))
+async def as_of_a_time_without_a_snapshot(world: World) -> Refusal:
+    await query(world.router.url, "DELETE FROM snapshots")
+    created = (await world.router.get()).create_time
+    request = posteriors_pb2.GetPosteriorRequest(experiment_id="support", as_of=created)
+    return await refused(world.router.posteriors.GetPosterior(request))
+
+
+async def judged(world: World, **fields: Any) -> Any:
+    """A judge run over one comparison, or over what `comparisons` says."""
+    comparisons, definition = (
+        fields.pop("comparisons", pairs([(0.1, 0.9)])),
+        fields.pop("definition", judged_experiment(experiment_id="e")),
+    )
+    await world.router.run(definition)
+    add_comparisons(world.router.url, comparisons, experiment_id="e")
+    return await create(stub(world.router), experiment_id="e", **fields)
+
+
+@provokes("JUDGE_RUN_NOT_FOUND", Code.NOT_FOUND)
+async def no_such_judge_run(world: World) -> Refusal:
+    return await refused(stub(world.router).GetJudgeReport(judge_pb2.GetJudgeReportRequest(run_id="none")))
+
+
+@provokes("JUDGE_RUN_EXISTS", Code.ALREADY_EXISTS)
+async def another_judge_run_of_this_id(world: World) -> Refusal:
+    await judged(world)
+    return await refused(create(stub(world.router), experiment_id="e", seed=2))
+
+
+@provokes("NO_COMPARABLE_PAIRS", Code.FAILED_PRECONDITION)
+async def nothing_to_judge(world: World) -> Refusal:
+    return await refused(judged(world, comparisons=[]))
+
+
+@provokes("TEXT_NOT_RECORDED", Code.FAILED_PRECONDITION, metadata=("setting",))
+async def texts_that_were_not_recorded(world: World) -> Refusal:
+    definition = judged_experiment(experiment_id="e")
+    definition.shadow.text = types_pb2.TEXT_MODE_OFF
+    return await refused(judged(world, comparisons=[], definition=definition))
+
+
+@provokes("JUDGE_FAMILY", Code.FAILED_PRECONDITION, metadata=("arm_id", "family"))
+async def a_judge_of_the_answers_family(world: World) -> Refusal:
+    definition = judged_experiment(experiment_id="e")
+    return await refused(judged(world, definition=definition, judge_family=definition.arms[0].family))
 
 
 @provokes("INVALID_EXPERIMENT", Code.INVALID_ARGUMENT, field="experiment.allocation.floor")

@@ -8,7 +8,7 @@ import anthropic
 import grpc
 import openai
 import pytest
-from dropins import KINDS, QUESTION, Kit, kit
+from dropins import EACH_KIND, KINDS, QUESTION, Kit, kit
 from running import until
 from stub_router import StubRouter, serve_stub
 
@@ -45,7 +45,7 @@ def stub(models: Loopback) -> Iterator[StubRouter]:
         yield stub
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=EACH_KIND)
 async def client(request: pytest.FixtureRequest, models: Loopback, stub: StubRouter) -> AsyncIterator[Kit]:
     async with kit(request.param, models, stub.target, prices={GOOD: Price(1.0, 10.0)}) as made:
         yield made

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import httpx2
 import pytest
-from dropins import KINDS, QUESTION, Kit, Told, kit
+from dropins import EACH_KIND, QUESTION, Kit, Told, kit
 from running import until
 from stub_router import StubRouter, serve_stub
 
@@ -49,7 +49,7 @@ def stub(models: Loopback) -> Iterator[StubRouter]:
         yield stub
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=EACH_KIND)
 def make(request: pytest.FixtureRequest, models: Loopback, stub: StubRouter) -> MakeKit:
     """Make a drop-in client of each kind."""
     return lambda **options: kit(request.param, models, stub.target, **options)
@@ -319,7 +319,7 @@ class TestRecording:
 
 
 class TestOtherProviders:
-    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("kind", EACH_KIND)
     async def test_a_shadow_arm_of_another_provider(self, kind: str, models: Loopback, stub: StubRouter) -> None:
         stub.arms["shadow"] = ("named-otherwise", {"temperature": 0.3})
         if kind.startswith("anthropic"):

@@ -10,12 +10,15 @@ from typing import Any
 
 import anthropic
 import openai
+import pytest
 
 from router.client import AsyncRouterClient, RouterClient
 from router.llm import AsyncRoutedAnthropic, AsyncRoutedOpenAI, RoutedAnthropic, RoutedOpenAI
 from router.llm.loopback import Loopback
 
 KINDS = ("anthropic-sync", "anthropic-async", "openai-sync", "openai-async")
+#: For tests of every path: two kinds have each provider, and threads and asyncio, once; the others take as long again.
+EACH_KIND = [pytest.param(kind, marks=() if kind in KINDS[::3] else pytest.mark.slow) for kind in KINDS]
 QUESTION = [{"role": "user", "content": "Why is the sky blue?"}]
 
 

@@ -171,7 +171,7 @@ async def test_failures_that_pass_are_tried_again(world: World) -> None:
     await world.run(only=["large"], concurrency=1)
     assert [one["error"] for one in world.results()] == [None] * 4
     assert len(world.large.asked) == 6
-    # The first pause grows from half a second, half of it at random; the second is what the server asked for, or a tenth more.
+    # The first pause grows from half a second, half of it at random; the second is what was asked for, or a tenth more.
     assert 0.25 <= world.slept[0] <= 0.5
     assert 7.0 <= world.slept[1] <= 7.7
 
