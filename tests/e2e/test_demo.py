@@ -42,6 +42,7 @@ def run(tmp_path: Path, *arguments: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_it_learns_and_every_check_holds(tmp_path: Path) -> None:
     found = run(tmp_path, "--prompts", "700", "--seed", "5")
     assert found["passed"]
@@ -63,9 +64,8 @@ def test_it_learns_and_every_check_holds(tmp_path: Path) -> None:
     assert not any((tmp_path / "scratch").glob("bandit-router-demo-*")), "the data is removed"
 
 
-@pytest.mark.parametrize(
-    ("assignment", "arms"), [("sticky_stored", "3"), pytest.param("sticky_hash", "9", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("assignment", "arms"), [("sticky_stored", "3"), ("sticky_hash", "9")])
+@pytest.mark.slow
 def test_sticky_users(tmp_path: Path, assignment: str, arms: str) -> None:
     picture = tmp_path / "elsewhere" / "picture.png"
     found = run(
@@ -152,7 +152,9 @@ def test_strategies(tmp_path: Path, strategy: str, checks: list[str]) -> None:
         assert abs(found["truth"]) == pytest.approx(0.0607, abs=0.0005)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_an_interrupt_leaves_nothing_behind(tmp_path: Path, number: signal.Signals, status: int) -> None:
     process = subprocess.Popen(
         command("--plain"),

@@ -147,6 +147,7 @@ async def test_the_better_arm_is_found_and_the_same_command_asks_nothing_again(b
     assert keys == {f"Bearer {SECRET}"}
 
 
+@pytest.mark.slow
 async def test_a_noisy_judge_still_finds_it_and_says_how_noisy_it_is(bench: Bench):
     data = (await bench.judge("loopback-judge-noisy")).document["data"]
     assert data["conclusion"] == "arm"
@@ -174,6 +175,7 @@ async def test_replies_that_are_no_verdict_are_invalid(bench: Bench, judge: str)
     assert all("not JSON" in reason or "refused" in reason for reason in reasons)
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 async def test_another_rubric_and_another_provider(bench: Bench):
     rubric = bench.directory / "rubric.txt"
@@ -248,6 +250,7 @@ async def test_a_killed_run_goes_on(bench: Bench):
     assert bench.models.ledger.count() == asked + rest.document["data"]["run"]["judgments"] - recorded
 
 
+@pytest.mark.slow
 async def test_a_second_interrupt_ends_at_once(bench: Bench):
     process = await bench.start(*bench.arguments("loopback-judge@20000ms"))
     await until_asked(bench, 8)
@@ -262,12 +265,14 @@ async def test_a_second_interrupt_ends_at_once(bench: Bench):
     assert await bench.judged() == 0
 
 
+@pytest.mark.slow
 async def test_two_workers_share_a_run(bench: Bench):
     done = await asyncio.gather(*(bench.judge("loopback-judge@10ms") for _ in range(2)))
     assert [one.status for one in done] == [0, 0], [one.err for one in done]
     assert done[0].document["data"]["net"] == done[1].document["data"]["net"]
 
 
+@pytest.mark.slow
 async def test_no_more_calls_at_a_time_than_asked_for(bench: Bench):
     await bench.judge("loopback-judge@20ms", "--concurrency", "3")
     assert bench.models.ledger.peak("loopback-judge@20ms") == 3
@@ -321,6 +326,7 @@ async def test_a_router_that_is_not_there(bench: Bench):
     assert (done.status, "no router answers there" in done.err) == (1, True)
 
 
+@pytest.mark.slow
 async def test_replies_that_are_cut_off_are_invalid_and_say_so(bench: Bench):
     done = await bench.judge("loopback-judge", "--sample", "4", "--repeat", "0", "--max-tokens", "1")
     assert done.document["data"]["invalid_pairs"] == 4
@@ -369,6 +375,7 @@ def test_what_is_missing_is_named(arguments: list[str], named: str) -> None:
     assert named in done.output
 
 
+@pytest.mark.slow
 async def test_settings_of_another_run_are_refused(bench: Bench):
     await create(stub(bench.router), run_id="taken")
     done = await bench.judge("loopback-judge", "--run", "taken", "--seed", "99")

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bandit.allocation import (
@@ -44,7 +44,9 @@ def experiments(draw_value):
     return rule, draw_value(parameters), draw_value(parameters), subset
 
 
+# top_two takes tenths of a second.
 @given(experiments())
+@settings(deadline=None)
 def test_an_allocation_sums_to_one_and_keeps_its_bounds(experiment):
     rule, alpha, beta, subset = experiment
     eligible = sorted(subset) if subset is not None else list(range(len(rule.caps)))

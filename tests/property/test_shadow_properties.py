@@ -165,7 +165,7 @@ def stories(draw: st.DrawFn) -> tuple[Experiment, list[tuple[str, RampState | No
 
 
 @given(stories(), st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), min_size=8, max_size=8))
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 def test_a_shadow_arm_never_answers(story: Any, evidence: list[tuple[int, int]]) -> None:
     asyncio.run(told(*story, dict(enumerate(_evidence(s, f) for s, f in evidence))))
 

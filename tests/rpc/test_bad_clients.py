@@ -118,6 +118,7 @@ async def decisions(made: Router, count: int) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 async def test_ten_thousand_cancelled_calls(running: Router, ingests: list[Ingest]) -> None:
     ids = await decisions(running, 2_000)
     rng = random.Random(1)

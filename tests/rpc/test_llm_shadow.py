@@ -217,7 +217,9 @@ class TestIsolation:
             assert client.routed.stats().mirrors.rested == 3
 
             async def asked_again() -> bool:
+                # With a pause: mirrored calls are held back while the process is busy.
                 await client.ask()
+                await asyncio.sleep(0.1)
                 return models.ledger.count(fault) == 2
 
             assert await until(asked_again, "the rest is over") < 5

@@ -11,6 +11,9 @@ from bandit.discount import BUCKET_US
 from bandit.drift import drift
 from bandit.reward import MICROS, Evidence
 
+#: Together they take minutes; unit tests have the same formulas against independent values.
+pytestmark = pytest.mark.slow
+
 
 def first_alarm(
     rates: list[float], per_hour: int, rng: np.random.Generator, alpha: float, fractions: bool = False

@@ -21,6 +21,9 @@ from scipy.stats import binom, multinomial
 from bandit.score_intervals import clustered_net, net_interval
 from bandit.verdicts import Conclusion, Judgments, Verdict, position, report
 
+#: Together they take minutes; unit tests have the same formulas against independent values.
+pytestmark = pytest.mark.slow
+
 ALPHA = 1e-4
 A, B, TIE = int(Verdict.A), int(Verdict.B), int(Verdict.TIE)
 

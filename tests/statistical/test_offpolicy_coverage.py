@@ -14,6 +14,9 @@ from bandit.sequences import arm_bounds
 from bandit.targets import fixed_arm, target_of, uniform, with_floor
 from router.demo.data import load
 
+#: Together they take minutes; unit tests have the same formulas against independent values.
+pytestmark = pytest.mark.slow
+
 METHODS = ("raw", "ips", "snips", "dr", "adaptive")
 
 

@@ -20,6 +20,9 @@ from scipy.stats import binom, multinomial
 
 from bandit.paired import compare, holm, items_needed, mean_interval
 
+#: Together they take minutes; unit tests have the same formulas against independent values.
+pytestmark = pytest.mark.slow
+
 REPEATS = 2_000
 ALARM = 1e-4
 Floats = NDArray[np.float64]

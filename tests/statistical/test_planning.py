@@ -9,6 +9,9 @@ from bandit.posterior import probability_best
 from bandit.simulate import thompson_regret
 from bandit.situation import History, Question
 
+#: Together they take minutes; unit tests have the same formulas against independent values.
+pytestmark = pytest.mark.slow
+
 RUNS = 4000
 
 

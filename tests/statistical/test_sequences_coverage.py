@@ -9,6 +9,9 @@ from bandit.inference import confidence_sequence, rate_interval
 from bandit.offpolicy import ips
 from bandit.sequences import arm_sequence, difference_sequence
 
+#: Together they take minutes; unit tests have the same formulas against independent values.
+pytestmark = pytest.mark.slow
+
 
 def missed(logs: Logs, truth: np.ndarray, q: list[float] | None, alpha: float) -> tuple[np.ndarray, np.ndarray]:
     """How often the arms' sequences, (K,), and the differences to arm 0, (K - 1,), ever exclude `truth`, (T, K)."""

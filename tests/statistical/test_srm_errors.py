@@ -6,6 +6,9 @@ from adaptive_logs import thompson_logs
 
 from bandit.srm import srm_sequential, srm_test
 
+#: Together they take minutes; unit tests have the same formulas against independent values.
+pytestmark = pytest.mark.slow
+
 
 def false_alarms(runs: int, steps: int, seed: int) -> np.ndarray:
     """The largest e-value of each log of a Thompson allocation: from whole vectors, and from the drawn arms' own, (2, R)."""

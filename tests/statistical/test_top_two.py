@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from bandit.posterior import probability_best
 from bandit.top_two import from_log_chances
 
+#: Together they take minutes; unit tests have the same formulas against independent values.
+pytestmark = pytest.mark.slow
+
 MEANS = np.array([0.1, 0.2, 0.3, 0.4, 0.5])
 CELLS = 400
 Array = NDArray[np.float64]
