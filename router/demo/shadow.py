@@ -52,7 +52,7 @@ REPORT: Final = Path("build/shadow.html")
 #: What production may take longer for being mirrored, as a ratio of medians.
 _MOST_SLOWER: Final = 1.1
 _PROMPTS: Final = 800
-_CALLERS: Final = 20
+_CALLERS: Final = 12
 #: The models' latency: realistic in its spread, shorter than real ones.
 _LATENCY: Final = "@100-250ms"
 _PRICES: Final = {f"{CONTROL}{_LATENCY}": Price(0.2, 0.2), f"{CHALLENGER}{_LATENCY}": Price(0.7, 0.7)}
@@ -89,6 +89,8 @@ class Found:
     """What the demo has to tell from."""
 
     served: tuple[Served, ...]
+    #: Mirrored requests that were not sent, because production kept this process busy: the models run in it, too.
+    held_back: int
     #: What RecordShadow keeps of them.
     comparisons: tuple[shadow_pb2.Comparison, ...]
     #: Reports of the judges, in the order of `_SAMPLES`.
@@ -105,12 +107,14 @@ async def play(scene: Scene, table: Table) -> Found:
             await _heard(scene, name)
         async with _routed(scene, models) as routed:
             served = await _serve(scene, routed, table)
-        comparisons = await _recorded(scene, sum(one.mirrored for one in served))
+            await routed.close(_RECORDED_S)
+            held_back = routed.stats().mirrors.busy
+        comparisons = await _recorded(scene, sum(one.mirrored for one in served) - held_back)
         reports = [await _judged(scene, models, name, sample) for name, sample in _SAMPLES.items()]
     posterior = await scene.posterior(EXPERIMENTS[0])
     REPORT.parent.mkdir(exist_ok=True)
     write_file(REPORT, render_html(report_of(reports[0])))
-    return Found(tuple(served), tuple(comparisons), tuple(reports), {arm.arm_id: arm.n for arm in posterior.arms})
+    return Found(tuple(served), held_back, tuple(comparisons), tuple(reports), {arm.arm_id: arm.n for arm in posterior.arms})
 
 
 async def _heard(scene: Scene, experiment_id: str) -> None:
@@ -313,9 +317,14 @@ def _recorded_once(found: Found) -> Check:
     kept = {one.request_id: one for one in found.comparisons}
     both = wanted.keys() & kept.keys()
     wrong = sum(kept[key].serving.text != wanted[key] or CHALLENGER not in kept[key].shadow.text for key in both)
-    ok = kept.keys() == wanted.keys() and len(kept) == len(found.comparisons) and not wrong
-    detail = f"{len(kept):,} of {len(wanted):,} mirrored requests are recorded, each once; {wrong} with other texts"
-    return Check("every mirrored request is recorded once", ok, detail, {"wanted": len(wanted), "kept": len(kept)})
+    once = kept.keys() <= wanted.keys() and len(kept) == len(found.comparisons)
+    ok = once and len(kept) + found.held_back == len(wanted) and found.held_back < 0.2 * len(wanted) and not wrong
+    detail = (
+        f"{len(kept):,} of {len(wanted):,} mirrored requests are recorded, each once; {found.held_back} were held back while"
+        f" this process was busy; {wrong} with other texts"
+    )
+    numbers = {"wanted": len(wanted), "kept": len(kept), "held_back": found.held_back}
+    return Check("every mirrored request is recorded once", ok, detail, numbers)
 
 
 def _unhurt(found: Found) -> Check:
