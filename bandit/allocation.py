@@ -144,6 +144,8 @@ def apply_caps(p: ArrayLike, caps: Sequence[float], control: int | None) -> Vect
             room = np.where(vector < cap, vector, 0.0)
             if room.sum() <= 0.0:
                 room = cap - vector
+            if room.sum() <= 0.0:  # what is left is a rounding error: every arm is at its cap
+                break
             vector += excess * room / room.sum()
     return vector
 

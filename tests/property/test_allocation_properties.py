@@ -204,3 +204,9 @@ def test_a_ramp_raises_the_floor_of_top_two_as_of_thompson():
     rule = limited(AllocationRule(AllocationKind.TOP_TWO, 0.01, (1.0, 1.0), control=0), 1, 0.1, 0.2)
     assert rule.floors == (0.01, 0.1)
     assert rule.caps == (1.0, 0.2)
+
+
+def test_what_rounding_leaves_over_needs_no_room():
+    """The control takes all but a last digit, and then every arm is at its cap."""
+    bounded = apply_caps([0.33, 0.67], (3.4443897275658104e-165, 1.0), 1)
+    np.testing.assert_allclose(bounded, [0.0, 1.0], atol=1e-15)
