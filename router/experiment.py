@@ -9,6 +9,7 @@ from bandit.allocation import AllocationRule
 from bandit.ramp import Ramp
 from bandit.ramp_state import RampState
 from bandit.reward import Signal
+from router.discounting import Discount
 
 #: The states in which Route answers.
 SERVING: Final = ("running", "shadow")
@@ -106,6 +107,8 @@ class Rules:
     shadow: ShadowRule | None = None
     #: By arm id, the priors of arms that have one of their own.
     priors: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    #: How evidence loses weight; None where it does not.
+    discount: Discount | None = None
 
     def prior_of(self, arm: Arm) -> tuple[float, float]:
         """Return (alpha, beta) of an arm's prior."""

@@ -42,6 +42,8 @@ DEFAULT_FLOOR: Final[Mapping[AllocationRule.Kind, float]] = MappingProxyType(
         AllocationRule.KIND_TOP_TWO: 0.01,
     }
 )
+#: As `bandit.top_two` has it, which takes long to import.
+DEFAULT_LEADER_SHARE: Final = 0.5
 #: Alpha and beta.
 DEFAULT_PRIOR: Final = (1.0, 1.0)
 DEFAULT_ATTRIBUTION_WINDOW_S: Final = 7 * 86_400
@@ -72,6 +74,7 @@ def cross_field_problems(experiment: Experiment) -> list[FieldProblem]:
         *_weight_problems(experiment),
         *_prior_problems(experiment),
         *_top_two_problems(experiment),
+        *_discount_problems(experiment),
         *_assignment_problems(experiment),
         *_holdout_problems(experiment),
         *_interleaving_problems(experiment),
@@ -155,6 +158,12 @@ def _top_two_problems(experiment: Experiment) -> Iterable[FieldProblem]:
     elif (count := len(competing(experiment))) > MAX_TOP_TWO_ARMS:
         message = f"top_two is computed for at most {MAX_TOP_TWO_ARMS} arms, and {count} compete"
         yield FieldProblem(("allocation", "kind"), message, "use kind: thompson, or take out the arms that are behind")
+
+
+def _discount_problems(experiment: Experiment) -> Iterable[FieldProblem]:
+    if experiment.allocation.HasField("discount") and allocation_kind(experiment) not in LEARNING:
+        message = "only a thompson or top_two allocation looks at evidence, which could be discounted"
+        yield FieldProblem(("allocation", "discount"), message, "use kind: thompson, or leave it out")
 
 
 def _unknown(experiment: Experiment, path: Steps, given: Iterable[str]) -> Iterable[FieldProblem]:

@@ -11,8 +11,9 @@ from datetime import date
 from pathlib import Path
 
 from router.clocks import Clocks
-from router.controllers import derive, ramp, snapshots
+from router.controllers import derive, discounting, ramp, snapshots
 from router.controllers.derive import Deriver
+from router.controllers.discounting import HourHand
 from router.controllers.leader import Duty, Leader
 from router.controllers.ramp import RampController
 from router.controllers.snapshots import Historian
@@ -93,18 +94,20 @@ class Keeper:
         deriver = Deriver(database, clock_us=self._clocks.now_us, announce=announcer.announce)
         ramps = RampController(database, self._clocks.now_us, announcer.announce, every_s=ramp.EVERY_S)
         historian = Historian(database, self._clocks.now_us)
+        hand = HourHand(self._clocks.now_us, announcer.announce)
         async with contextlib.AsyncExitStack() as closing, asyncio.TaskGroup() as tasks:
             closing.push_async_callback(deriver.close)
             closing.push_async_callback(ramps.close)
             tasks.create_task(saver.run(), name="saver")
             tasks.create_task(self._make_partitions(database), name="partitions")
-            tasks.create_task(Leader(database, self._duties(deriver, ramps, historian)).run(), name="leader")
+            tasks.create_task(Leader(database, self._duties(deriver, ramps, historian, hand)).run(), name="leader")
 
-    def _duties(self, deriver: Deriver, ramps: RampController, historian: Historian) -> list[Duty]:
+    def _duties(self, deriver: Deriver, ramps: RampController, historian: Historian, hand: HourHand) -> list[Duty]:
         """What this keeper does while it leads."""
         duties = [
             Duty("derived signals", derive.EVERY_S, deriver.work),
             Duty("ramps", ramp.EVERY_S, ramps.look),
+            Duty("discounting", discounting.EVERY_S, hand.work),
             Duty("snapshots", snapshots.EVERY_S, historian.work),
         ]
         if self._settings.retention_days:

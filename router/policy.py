@@ -32,6 +32,7 @@ from bandit.allocation import (
 )
 from bandit.ramp_state import OPEN, Phase, RampState, challenger_limits
 from bandit.reward import Evidence
+from router.discounting import Hours, posterior_of
 from router.experiment import Arm, Definition, Rules
 from router.v1 import routing_pb2, types_pb2
 
@@ -173,16 +174,22 @@ def limited_rules(rules: Rules, active_arms: Sequence[Arm], state: RampState | N
 
 
 def compile_policy(
-    definition: Definition, policy_version: int, evidence: Mapping[int, Evidence], previous: Policy | None = None
+    definition: Definition,
+    policy_version: int,
+    evidence: Mapping[int, Evidence],
+    previous: Policy | None = None,
+    hours: Hours | None = None,
 ) -> Policy:
     """Compile a definition and the evidence of its arms (by arm number). Takes what P(best) takes for K arms.
 
-    What `previous` holds of the same definition is used again.
+    What `previous` holds of the same definition is used again. `hours` is the evidence by the hour, where it is discounted.
     """
     arms = definition.active_arms
     rules = definition.rules
     none = Evidence()
-    posteriors = [evidence.get(arm.number, none).posterior(*rules.prior_of(arm)) for arm in arms]
+    posteriors = [
+        posterior_of(arm.number, evidence.get(arm.number, none), rules.prior_of(arm), rules.discount, hours) for arm in arms
+    ]
     alpha = np.array([alpha for alpha, _ in posteriors])
     beta = np.array([beta for _, beta in posteriors])
     alpha.setflags(write=False)

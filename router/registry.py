@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Protocol
 
-from bandit.reward import Evidence
 from router.budgets import Budgets, is_limited
 from router.errors import NotFoundError, UnavailableError
 from router.experiment import SERVING, Definition
@@ -363,7 +362,7 @@ class Registry:
     async def _put(self, readings: Sequence[tuple[Definition, EvidenceReading]], read_at_s: float) -> float:
         """Compile those that somebody routes by, together, and put all in place; returns the seconds that took."""
         used = [
-            (definition, reading.policy_version, reading.evidence, self._policy(definition.incarnation))
+            (definition, reading, self._policy(definition.incarnation))
             for definition, reading in readings
             if definition.serves and self._is_used(definition.incarnation)
         ]
@@ -425,5 +424,8 @@ class Registry:
         self._stale = False
 
 
-def _compiled(arguments: Sequence[tuple[Definition, int, Mapping[int, Evidence], Policy | None]]) -> list[Policy]:
-    return [compile_policy(*each) for each in arguments]
+def _compiled(arguments: Sequence[tuple[Definition, EvidenceReading, Policy | None]]) -> list[Policy]:
+    return [
+        compile_policy(definition, reading.policy_version, reading.evidence, previous, reading.hours)
+        for definition, reading, previous in arguments
+    ]

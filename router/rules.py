@@ -11,9 +11,15 @@ from google.protobuf.json_format import ParseDict
 from bandit.allocation import AllocationKind, AllocationRule, allocate
 from bandit.assignment import deal_buckets
 from bandit.reward import DEFAULT_SIGNAL_MICROS, Signal, to_micros
-from bandit.top_two import DEFAULT_LEADER_SHARE
+from router.discounting import Discount
 from router.experiment import Arm, DerivedRule, RewardRule, Rules, ShadowRule
-from router.experiment_rules import DEFAULT_ATTRIBUTION_WINDOW_S, DEFAULT_CAP, DEFAULT_FLOOR, DEFAULT_PRIOR
+from router.experiment_rules import (
+    DEFAULT_ATTRIBUTION_WINDOW_S,
+    DEFAULT_CAP,
+    DEFAULT_FLOOR,
+    DEFAULT_LEADER_SHARE,
+    DEFAULT_PRIOR,
+)
 from router.ramp_rules import challenger_of, ramp_of
 from router.shadow_rules import DEFAULT_RATE, DEFAULT_TEXT_LIMIT
 from router.v1 import experiments_pb2, types_pb2
@@ -74,7 +80,15 @@ def rules_of(
         ramp_challenger=challenger_of(given_ramp, [arm.arm_id for arm in active_arms if not arm.is_control]) if ramp else "",
         shadow=shadow_rule_of(shadow),
         priors={arm_id: (prior.alpha, prior.beta) for arm_id, prior in given.priors.items()},
+        discount=discount_of(given.discount) if given.HasField("discount") else None,
     )
+
+
+def discount_of(given: experiments_pb2.DiscountRule) -> Discount:
+    """Return what a DiscountRule means."""
+    if given.HasField("half_life"):
+        return Discount(half_life_us=given.half_life.ToMicroseconds())
+    return Discount(window_us=given.window.ToMicroseconds())
 
 
 def assignment_of(assignment: Mapping[str, Any]) -> str:

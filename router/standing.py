@@ -8,6 +8,7 @@ import numpy as np
 from bandit.allocation import Vector
 from bandit.posterior import Comparison, compare
 from bandit.reward import Evidence
+from router.discounting import Discount, Hours, posterior_of
 from router.experiment import Arm, Definition
 from router.policy import compile_policy
 
@@ -29,19 +30,28 @@ class Standing:
     probability_best: Vector
     expected_loss: Vector
     allocation: Vector
+    #: How evidence lost weight, and the beginning of the hour it was seen from, microseconds; None where it did not.
+    discount: Discount | None = None
+    seen_from_us: int | None = None
 
 
-def standing_of(definition: Definition, policy_version: int, evidence: Mapping[int, Evidence]) -> Standing:
-    """Return the posteriors that evidence (by arm number) gives. Takes what P(best) takes, twice."""
+def standing_of(
+    definition: Definition, policy_version: int, evidence: Mapping[int, Evidence], hours: Hours | None = None
+) -> Standing:
+    """Return the posteriors that evidence (by arm number) gives. Takes what P(best) takes, twice.
+
+    `hours` is the evidence by the hour, where it is discounted.
+    """
     arms = tuple(arm for arm in definition.arms if not (arm.active and arm.is_shadow))
     none = Evidence()
     counted = tuple(evidence.get(arm.number, none) for arm in arms)
     priors = tuple(definition.rules.prior_of(arm) for arm in arms)
-    alpha, beta = posteriors_of(counted, priors)
+    discount = definition.rules.discount
+    alpha, beta = posteriors_of(arms, counted, priors, discount, hours)
     competing = np.array([arm.active for arm in arms], dtype=bool)
     comparison = compared(alpha, beta, competing)
     allocation = np.zeros(len(arms))
-    everyone = compile_policy(definition, policy_version, evidence).everyone
+    everyone = compile_policy(definition, policy_version, evidence, hours=hours).everyone
     if everyone is not None:
         allocation[competing] = everyone.probabilities
     return Standing(
@@ -54,12 +64,25 @@ def standing_of(definition: Definition, policy_version: int, evidence: Mapping[i
         comparison.probability_best,
         comparison.expected_loss,
         allocation,
+        discount,
+        None if discount is None or hours is None else hours.seen_from_us,
     )
 
 
-def posteriors_of(evidence: Sequence[Evidence], priors: Sequence[tuple[float, float]]) -> tuple[Vector, Vector]:
-    """Return (alpha, beta), (N,) each: prior plus evidence."""
-    parameters = np.array([counted.posterior(*prior) for counted, prior in zip(evidence, priors, strict=True)])
+def posteriors_of(
+    arms: Sequence[Arm],
+    evidence: Sequence[Evidence],
+    priors: Sequence[tuple[float, float]],
+    discount: Discount | None = None,
+    hours: Hours | None = None,
+) -> tuple[Vector, Vector]:
+    """Return (alpha, beta), (N,) each: prior plus evidence, or what it weighs."""
+    parameters = np.array(
+        [
+            posterior_of(arm.number, counted, prior, discount, hours)
+            for arm, counted, prior in zip(arms, evidence, priors, strict=True)
+        ]
+    )
     return parameters[:, 0].copy(), parameters[:, 1].copy()
 
 

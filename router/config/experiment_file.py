@@ -139,8 +139,8 @@ def _shape_problem(detail: ErrorDetails, document: Document) -> FileProblem:
         return document.problem(path, f"must be {_either(valid)}, not {_kind(value)}", did_you_mean(str(value), valid))
     if kind == "too_short":
         return document.problem(path, "is empty", "leave the key out for the default")
-    if kind == "two_bounds":
-        return document.problem(path, "has limit and ratio, it must have exactly one of them")
+    if kind == "two_of_one":
+        return document.problem(path, f"{detail['msg']}, it must have exactly one of them")
     if kind == "value_error":
         return document.problem(path, str(detail["ctx"]["error"]), durations.HINT)
     hint = ""

@@ -30,7 +30,7 @@ class GuardrailShape(Shape):
     def _one_bound(self) -> Self:
         # protobuf refuses two members of a oneof without saying where.
         if self.limit is not None and self.ratio is not None:
-            raise PydanticCustomError("two_bounds", "has limit and ratio")
+            raise PydanticCustomError("two_of_one", "has limit and ratio")
         return self
 
 

@@ -5,18 +5,17 @@ Ranges, lengths and charsets are not repeated here: they are the proto's, and th
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, WithJsonSchema
+from pydantic import BaseModel, WithJsonSchema, model_validator
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
-from pydantic_core import core_schema
+from pydantic_core import PydanticCustomError, core_schema
 
 from bandit.reward import DEFAULT_SIGNAL_MICROS, MICROS
-from bandit.top_two import DEFAULT_LEADER_SHARE
 from router import experiment_rules as rules
 from router.config.keys import DurationText, Optional, Shape, key
 from router.config.rollout_shape import DerivedShape, GuardrailShape, RampShape, ShadowShape, StageShape
-from router.v1.experiments_pb2 import AllocationRule, AssignmentRule, BetaPrior, Experiment, RewardRule
+from router.v1.experiments_pb2 import AllocationRule, AssignmentRule, BetaPrior, DiscountRule, Experiment, RewardRule
 from router.v1.types_pb2 import Arm
 
 SignalName = Literal[
@@ -69,6 +68,24 @@ class PriorShape(Shape):
     beta: float = key(BetaPrior, "beta", "Imagined failures.", required=True, default=rules.DEFAULT_PRIOR[1])
 
 
+class DiscountShape(Shape):
+    """How evidence loses weight with age: by a half-life or a window."""
+
+    half_life: Optional[DurationText] = key(
+        DiscountRule, "half_life", "After this long an outcome counts half: at least 1h."
+    )
+    window: Optional[DurationText] = key(
+        DiscountRule, "window", "Outcomes count for this long, and then not at all: at least 1h."
+    )
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        # protobuf refuses two members of a oneof without saying where.
+        if self.half_life is not None and self.window is not None:
+            raise PydanticCustomError("two_of_one", "has half_life and window")
+        return self
+
+
 class AllocationShape(Shape):
     """How probability is divided among the arms."""
 
@@ -88,10 +105,14 @@ class AllocationShape(Shape):
     priors: Optional[dict[str, PriorShape]] = key(
         AllocationRule, "priors", "For thompson and top_two: the priors of single arms, by id, in place of that of all."
     )
+    discount: Optional[DiscountShape] = key(
+        AllocationRule, "discount", "For thompson and top_two: how evidence loses weight with age: by default it does not."
+    )
     leader_share: Optional[float] = key(
         AllocationRule,
         "leader_share",
-        f"For top_two: how often the leader is chosen, and otherwise its challenger; by default {DEFAULT_LEADER_SHARE}.",
+        "For top_two: how often the leader is chosen, and otherwise its challenger; by default "
+        f"{rules.DEFAULT_LEADER_SHARE}.",
     )
     weights: Optional[dict[str, float]] = key(
         AllocationRule, "weights", "For fixed: the probability of each arm, by id. They add up to 1."
@@ -160,6 +181,7 @@ SHAPES: Final[dict[tuple[str, ...], type[BaseModel]]] = {
     (): ExperimentShape,
     ("arms",): ArmShape,
     ("allocation",): AllocationShape,
+    ("allocation", "discount"): DiscountShape,
     ("allocation", "prior"): PriorShape,
     ("allocation", "priors"): PriorShape,
     ("assignment",): AssignmentShape,

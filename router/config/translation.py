@@ -73,6 +73,8 @@ def dump_experiment_file(experiment: Experiment, state: str | None = None) -> st
             keys[name] = form[name]
     if active.assignment.HasField("ttl"):
         keys["assignment"]["ttl"] = format_duration(active.assignment.ttl)
+    if active.allocation.HasField("discount"):
+        keys["allocation"]["discount"] = _stated(active.allocation.discount, ("half_life", "window"))
     if "reward_rule" in form:
         rule = active.reward_rule
         # An empty rule is not the same message as none, so one key of it must be there.

@@ -95,5 +95,6 @@ def _outcomes(found: Readings) -> int:
 
 
 def _taken(found: Readings, now_us: int) -> Snapshot:
-    standing = standing_of(found.definition, found.reading.policy_version, found.reading.evidence)
-    return Snapshot(found.reading.incarnation, time_of(now_us), found.matured_to, found.kept_from, standing)
+    reading = found.reading
+    standing = standing_of(found.definition, reading.policy_version, reading.evidence, reading.hours)
+    return Snapshot(reading.incarnation, time_of(now_us), found.matured_to, found.kept_from, standing)

@@ -124,7 +124,7 @@ class PosteriorService(posteriors_pb2_grpc.PosteriorServiceServicer):
 
 def posterior_message(definition: Definition, reading: EvidenceReading) -> pb.GetPosteriorResponse:
     """Return the posterior of every arm, and what follows from it for the active ones."""
-    standing = standing_of(definition, reading.policy_version, reading.evidence)
+    standing = standing_of(definition, reading.policy_version, reading.evidence, reading.hours)
     message = pb.GetPosteriorResponse(
         experiment_id=definition.experiment_id, policy_version=reading.policy_version, arms=arm_messages(standing)
     )

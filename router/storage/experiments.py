@@ -19,6 +19,7 @@ from router.policy import limited_rules, rules_in_force
 from router.rules import bucket_table_of, by_buckets, reward_rule_of, rules_of
 from router.storage.arms import write_arms
 from router.storage.database import driver_of
+from router.storage.discounting import follow_definition
 from router.storage.errors import ConcurrentChangeError
 
 _COLUMNS = """
@@ -166,7 +167,9 @@ async def create(connection: AsyncConnection, new: NewDefinition) -> int:
     )
     await _write_reward_rule(connection, incarnation, 1, new)
     await write_arms(connection, incarnation, new.arms, ())
-    await _write_bucket_table(await driver_of(connection), incarnation)
+    driver = await driver_of(connection)
+    await _write_bucket_table(driver, incarnation)
+    await follow_definition(driver, incarnation)
     return incarnation
 
 
@@ -199,6 +202,7 @@ async def update(connection: AsyncConnection, current: Definition, new: NewDefin
     driver = await driver_of(connection)
     await _write_bucket_table(driver, current.incarnation)
     await _bump(driver, current.incarnation)
+    await follow_definition(driver, current.incarnation)
     return True
 
 

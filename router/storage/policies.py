@@ -1,5 +1,6 @@
 """Evidence and policy versions, as replicas read them; and the messages by which replicas wake one another."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from bandit.discount import Bucket
 from bandit.reward import Evidence
+from router.discounting import Hours
 from router.storage.database import driver_of
 
 CHANNEL = "bandit_router"
@@ -32,6 +35,8 @@ class EvidenceReading:
     as_of: datetime
     #: How long before it the policy version was raised, in seconds.
     changed_ago_s: float = 0.0
+    #: The evidence of kept days by the hour, where it is discounted.
+    hours: Hours | None = None
 
 
 class Digest(NamedTuple):
@@ -44,7 +49,8 @@ class Digest(NamedTuple):
 
 EVIDENCE = """
 SELECT v.incarnation, v.policy_version, v.definition_version, now(),
-       extract(epoch FROM clock_timestamp() - v.changed_at)::float8, e.arms, e.successes, e.failures, e.counts
+       extract(epoch FROM clock_timestamp() - v.changed_at)::float8, e.arms, e.successes, e.failures, e.counts,
+       (extract(epoch FROM v.seen_from) * 1000000)::int8, h.arms, h.starts, h.successes, h.failures, h.counts
 FROM policy_versions v
 LEFT JOIN LATERAL (
     SELECT array_agg(arm) AS arms, array_agg(successes) AS successes, array_agg(failures) AS failures,
@@ -52,6 +58,13 @@ LEFT JOIN LATERAL (
     FROM (SELECT arm, sum(success_micros)::int8 AS successes, sum(failure_micros)::int8 AS failures, sum(n)::int8 AS n
           FROM evidence_all x WHERE x.incarnation = v.incarnation GROUP BY arm) s
 ) e ON true
+LEFT JOIN LATERAL (
+    SELECT array_agg(arm) AS arms, array_agg((extract(epoch FROM bucket) * 1000000)::int8) AS starts,
+           array_agg(successes) AS successes, array_agg(failures) AS failures, array_agg(n) AS counts
+    FROM (SELECT arm, bucket, sum(success_micros)::int8 AS successes, sum(failure_micros)::int8 AS failures,
+                 sum(n)::int8 AS n
+          FROM evidence x WHERE v.seen_from IS NOT NULL AND x.incarnation = v.incarnation GROUP BY arm, bucket) s
+) h ON true
 WHERE v.incarnation = ANY(%s)
 """
 
@@ -76,10 +89,22 @@ async def read_evidence_alone(
     cursor = await connection.execute(EVIDENCE, (list(incarnations),), prepare=True)
     readings = []
     async for row in cursor:
-        incarnation, policy_version, definition_version, as_of, changed_ago_s, *sums = row
+        incarnation, policy_version, definition_version, as_of, changed_ago_s = row[:5]
+        sums, seen_from_us, by_hour = row[5:9], row[9], row[10:]
         evidence = {arm: Evidence(*of_arm) for arm, *of_arm in zip(*sums, strict=True)} if sums[0] is not None else {}
-        readings.append(EvidenceReading(incarnation, policy_version, definition_version, evidence, as_of, changed_ago_s))
+        hours = None if seen_from_us is None else Hours(seen_from_us, _hours(by_hour))
+        readings.append(
+            EvidenceReading(incarnation, policy_version, definition_version, evidence, as_of, changed_ago_s, hours)
+        )
     return readings
+
+
+def _hours(columns: Sequence[Sequence[int] | None]) -> dict[int, tuple[Bucket, ...]]:
+    """Return the hours of each arm, from arrays of arms, hours' beginnings, successes, failures and counts."""
+    found: defaultdict[int, list[Bucket]] = defaultdict(list)
+    for arm, start_us, *counted in zip(*(column or () for column in columns), strict=True):
+        found[arm].append((start_us, Evidence(*counted)))
+    return {arm: tuple(buckets) for arm, buckets in found.items()}
 
 
 async def read_digest(connection: AsyncConnection) -> Digest:

@@ -3,10 +3,12 @@
 A snapshot of version v holds the events whose applied_version is below v and, where outcomes wait, only those of decisions
 made until matured_to. So the fold of exactly these, plus what dropped days left behind, is its evidence; prior plus evidence
 its parameters; and their comparison the rest, but for the allocation, which followed from rules that may have changed.
+Where evidence is discounted, the snapshot names the rule and the hour: the fold is then also added up by the hour.
 """
 
+import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
@@ -17,15 +19,17 @@ import numpy as np
 import psycopg
 from psycopg.rows import dict_row
 
+from bandit.discount import Bucket
 from bandit.reward import Candidate, Evidence, fold
+from router.discounting import Hours
 from router.standing import Standing, compared, posteriors_of
 from router.storage.errors import translated
 from router.storage.experiments import BY_INCARNATION, definition_of
 from router.storage.snapshots import UNTIL, Snapshot, snapshot_of
 
 _EVENTS = """
-SELECT e.decision_day, e.decision_key, e.arm, e.rank, (extract(epoch FROM e.occurred_at) * 1000000)::int8, e.event_id,
-       e.reward_micros
+SELECT e.decision_day, e.decision_key, e.arm, (extract(epoch FROM e.bucket) * 1000000)::int8, e.rank,
+       (extract(epoch FROM e.occurred_at) * 1000000)::int8, e.event_id, e.reward_micros
 FROM events e
 WHERE e.incarnation = %(incarnation)s AND e.reward_micros IS NOT NULL
   AND (e.applied_version IS NULL OR e.applied_version < %(version)s)
@@ -33,6 +37,10 @@ WHERE e.incarnation = %(incarnation)s AND e.reward_micros IS NOT NULL
                     AND o.decision_key = e.decision_key LIMIT 1), false)
 ORDER BY e.decision_day, e.decision_key
 """
+
+
+#: An arm's number, and the beginning of an hour in microseconds.
+_Hour = tuple[int, int]
 
 # Without what was imported after the snapshot.
 _BASE = """
@@ -57,11 +65,20 @@ class ArmRebuilt:
     version: int
     kept: dict[str, float | int]
     rebuilt: dict[str, float | int]
+    discounted: bool = False
 
     @property
     def agrees(self) -> bool:
-        """Whether both are the same to the last digit."""
-        return self.kept == self.rebuilt
+        """Whether both are the same to the last digit.
+
+        Powers of 2, which weigh evidence that is discounted, may differ in it between machines: there 1e-9 is agreement.
+        """
+        if not self.discounted:
+            return self.kept == self.rebuilt
+        return all(
+            value == self.rebuilt[name] if isinstance(value, int) else math.isclose(value, self.rebuilt[name], rel_tol=1e-9)
+            for name, value in self.kept.items()
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,17 +126,21 @@ def rebuild(
         if kept_from is not None and kept_from[0] != snapshot.kept_from:
             gone = f"days before {kept_from[0]} were dropped after it was taken, and their events with them"
             return Rebuilt(*named, events=0, arms=(), obstacle=gone)
-        events, evidence = _folded(connection, snapshot, progress)
-        bounds = {"incarnation": incarnation, "version": snapshot.standing.policy_version}
-        base = connection.execute(_BASE, bounds).fetchall()
+        events, by_hour = _folded(connection, snapshot, progress)
+        base = connection.execute(
+            _BASE, {"incarnation": incarnation, "version": snapshot.standing.policy_version}
+        ).fetchall()
+    evidence: defaultdict[int, Evidence] = defaultdict(Evidence)
+    for (arm, _), of_hour in by_hour.items():
+        evidence[arm] += of_hour
     for arm, *counted in base:
         evidence[arm] += Evidence(*counted)
-    return Rebuilt(*named, events, _compared(snapshot.standing, evidence))
+    return Rebuilt(*named, events, _compared(snapshot.standing, evidence, by_hour))
 
 
 def _folded(
     connection: psycopg.Connection[Any], snapshot: Snapshot, progress: Callable[[int, int], None]
-) -> tuple[int, defaultdict[int, Evidence]]:
+) -> tuple[int, defaultdict[_Hour, Evidence]]:
     parameters = {
         "incarnation": snapshot.incarnation,
         "version": snapshot.standing.policy_version,
@@ -127,28 +148,30 @@ def _folded(
     }
     counted = connection.execute(f"SELECT count(*) FROM ({_EVENTS}) e", parameters).fetchone()
     total, events = int(counted[0]) if counted else 0, 0
-    evidence: defaultdict[int, Evidence] = defaultdict(Evidence)
+    evidence: defaultdict[_Hour, Evidence] = defaultdict(Evidence)
     with connection.cursor("rebuild") as cursor:
         cursor.itersize = 10_000
         cursor.execute(_EVENTS, parameters)
         for _, rows in groupby(cursor, key=itemgetter(0, 1)):
-            candidates: list[tuple[Candidate, int]] = []
-            for _, _, arm, rank, occurred_us, event_id, micros in rows:
-                candidates.append((Candidate(rank, occurred_us, event_id, micros), arm))
+            candidates: list[tuple[Candidate, _Hour]] = []
+            for _, _, arm, hour_us, rank, occurred_us, event_id, micros in rows:
+                candidates.append((Candidate(rank, occurred_us, event_id, micros), (arm, hour_us)))
                 events += 1
                 if events % 10_000 == 0:
                     progress(events, total)
             winner = fold(candidate for candidate, _ in candidates)
             assert winner is not None  # noqa: S101 - a decision has an event to be here
-            arm = next(arm for candidate, arm in candidates if candidate is winner)
-            evidence[arm] += Evidence.of(winner.reward_micros)
+            hour = next(hour for candidate, hour in candidates if candidate is winner)
+            evidence[hour] += Evidence.of(winner.reward_micros)
     progress(total, total)
     return events, evidence
 
 
-def _compared(standing: Standing, evidence: defaultdict[int, Evidence]) -> tuple[ArmRebuilt, ...]:
-    counted = [evidence[arm.number] for arm in standing.arms]
-    alpha, beta = posteriors_of(counted, standing.priors)
+def _compared(
+    standing: Standing, evidence: Mapping[int, Evidence], by_hour: Mapping[_Hour, Evidence]
+) -> tuple[ArmRebuilt, ...]:
+    counted = [evidence.get(arm.number, Evidence()) for arm in standing.arms]
+    alpha, beta = posteriors_of(standing.arms, counted, standing.priors, standing.discount, _hours(standing, by_hour))
     competing = np.array([arm.active for arm in standing.arms], dtype=bool)
     comparison = compared(alpha, beta, competing)
     kept = zip(
@@ -156,9 +179,19 @@ def _compared(standing: Standing, evidence: defaultdict[int, Evidence]) -> tuple
     )
     again = zip(counted, alpha, beta, comparison.probability_best, comparison.expected_loss, strict=True)
     return tuple(
-        ArmRebuilt(arm.arm_id, arm.version, _figures(*one), _figures(*other))
+        ArmRebuilt(arm.arm_id, arm.version, _figures(*one), _figures(*other), standing.discount is not None)
         for arm, one, other in zip(standing.arms, kept, again, strict=True)
     )
+
+
+def _hours(standing: Standing, by_hour: Mapping[_Hour, Evidence]) -> Hours | None:
+    """Return the hours as the snapshot saw them; None where it discounted nothing."""
+    if standing.seen_from_us is None:
+        return None
+    found: defaultdict[int, list[Bucket]] = defaultdict(list)
+    for (arm, start_us), counted in by_hour.items():
+        found[arm].append((start_us, counted))
+    return Hours(standing.seen_from_us, {arm: tuple(buckets) for arm, buckets in found.items()})
 
 
 def _figures(counted: Evidence, alpha: float, beta: float, best: float, loss: float) -> dict[str, float | int]:

@@ -28,6 +28,7 @@ import psycopg
 from psycopg import errors as pg
 from psycopg import sql
 
+from router.storage.discounting import days_dropped
 from router.storage.errors import CLOSED_DAY, translated
 from router.storage.maturing import count_day
 from router.storage.partitions import LOCK, PARTITIONED, partition_name, set_lock_timeout
@@ -97,8 +98,9 @@ WHERE ctid >= format('(%%s,0)', %s::int8)::tid AND ctid < format('(%%s,0)', %s::
 async def drop_expired(connection: psycopg.AsyncConnection[Any], today: date, keep_days: int) -> list[date]:
     """Drop every day (UTC, of the decision) that is more than `keep_days` before today; returns the days it dropped.
 
-    The posterior is the same before and after, to the last digit. Later events for these days are refused. Gives way to
-    queries that hold the tables: what it could not drop is left to the next call. Several may run at once.
+    The posterior is the same before and after, to the last digit, unless it discounts. Later events for these
+    days are refused. Gives way to queries that hold the tables: what it could not drop is left to the next call. Several may
+    run at once.
     """
     limit = today - timedelta(days=keep_days)
     dropped: list[date] = []
@@ -116,6 +118,8 @@ async def drop_expired(connection: psycopg.AsyncConnection[Any], today: date, ke
                     dropped.append(day)
         except pg.LockNotAvailable as error:
             log.warning("retention gives way, and goes on next time: %s", error)
+        if dropped:
+            await days_dropped(connection)
         await _delete_allocations(connection)
         if deleted := await delete_dropped(connection):
             log.info("deleted %d shadow comparisons of days that are not kept any more", deleted)

@@ -18,6 +18,7 @@ from typing import Any
 from uuid import UUID
 
 from bandit.reward import Evidence
+from router.discounting import Hours
 from router.experiment import Definition
 from router.storage.errors import StorageError
 from router.storage.experiments import definition_of
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 
 FILE = "saved.sqlite"
 #: Of the tables below and of the documents in them. A file of another one is made anew.
-_FORMAT = 1
+_FORMAT = 2
 _TABLES = f"""
 CREATE TABLE origin (
     only_row INTEGER PRIMARY KEY CHECK (only_row = 1), deployment_id TEXT NOT NULL, address TEXT NOT NULL,
@@ -37,7 +38,7 @@ CREATE TABLE origin (
 CREATE TABLE token_keys (position INTEGER PRIMARY KEY, key_id INTEGER NOT NULL, secret BLOB NOT NULL);
 CREATE TABLE experiments (
     incarnation INTEGER PRIMARY KEY, policy_version INTEGER NOT NULL, definition_version INTEGER NOT NULL,
-    definition TEXT NOT NULL, evidence TEXT NOT NULL, as_of TEXT NOT NULL
+    definition TEXT NOT NULL, evidence TEXT NOT NULL, hours TEXT, as_of TEXT NOT NULL
 );
 PRAGMA user_version = {_FORMAT};
 """
@@ -123,14 +124,19 @@ class SavedFile:
     def experiments(self) -> list[tuple[Definition, EvidenceReading]]:
         """Return every saved experiment that can be read; others are logged and left out."""
         found = []
-        for incarnation, policy_version, definition, evidence, as_of in self._connection.execute(
-            "SELECT incarnation, policy_version, definition, evidence, as_of FROM experiments"
+        for incarnation, policy_version, definition, evidence, hours, as_of in self._connection.execute(
+            "SELECT incarnation, policy_version, definition, evidence, hours, as_of FROM experiments"
         ):
             try:
                 read = definition_of(_row(definition))
                 counts = {int(arm): Evidence(*values) for arm, values in json.loads(evidence).items()}
                 reading = EvidenceReading(
-                    incarnation, policy_version, read.definition_version, counts, datetime.fromisoformat(as_of)
+                    incarnation,
+                    policy_version,
+                    read.definition_version,
+                    counts,
+                    datetime.fromisoformat(as_of),
+                    hours=None if hours is None else _hours(json.loads(hours)),
                 )
             except Exception:
                 log.exception("experiment %d of the saved copy cannot be read", incarnation)
@@ -156,7 +162,7 @@ class SavedFile:
     def save_definitions(self, rows: Iterable[Mapping[str, Any]], as_of: datetime) -> None:
         """Save experiments, rows of `experiments.read_rows`; their evidence must follow."""
         self._connection.executemany(
-            "INSERT INTO experiments VALUES (?, 0, ?, ?, '{}', ?) ON CONFLICT (incarnation) DO UPDATE"
+            "INSERT INTO experiments VALUES (?, 0, ?, ?, '{}', NULL, ?) ON CONFLICT (incarnation) DO UPDATE"
             " SET definition_version = excluded.definition_version, definition = excluded.definition",
             [(row["incarnation"], row["definition_version"], _document(row), as_of.isoformat()) for row in rows],
         )
@@ -164,11 +170,12 @@ class SavedFile:
     def save_evidence(self, readings: Iterable[EvidenceReading]) -> None:
         """Save the evidence of experiments that are saved."""
         self._connection.executemany(
-            "UPDATE experiments SET policy_version = ?, evidence = ?, as_of = ? WHERE incarnation = ?",
+            "UPDATE experiments SET policy_version = ?, evidence = ?, hours = ?, as_of = ? WHERE incarnation = ?",
             [
                 (
                     reading.policy_version,
-                    json.dumps({arm: (e.success_micros, e.failure_micros, e.n) for arm, e in reading.evidence.items()}),
+                    json.dumps({arm: _counted(evidence) for arm, evidence in reading.evidence.items()}),
+                    None if reading.hours is None else _hours_document(reading.hours),
                     reading.as_of.isoformat(),
                     reading.incarnation,
                 )
@@ -211,6 +218,25 @@ def find_copy(spool_dir: Path, address: str, revision: str) -> Path:
     if origin.revision != revision:
         raise SavedCopyError(f"the saved copy in {path.parent} is of schema revision {origin.revision}, not {revision}")
     return path
+
+
+def _counted(evidence: Evidence) -> tuple[int, int, int]:
+    return evidence.success_micros, evidence.failure_micros, evidence.n
+
+
+def _hours_document(hours: Hours) -> str:
+    by_arm = {
+        arm: [(start_us, *_counted(evidence)) for start_us, evidence in buckets] for arm, buckets in hours.by_arm.items()
+    }
+    return json.dumps({"seen_from_us": hours.seen_from_us, "by_arm": by_arm})
+
+
+def _hours(document: Mapping[str, Any]) -> Hours:
+    by_arm = {
+        int(arm): tuple((start_us, Evidence(*counted)) for start_us, *counted in buckets)
+        for arm, buckets in document["by_arm"].items()
+    }
+    return Hours(document["seen_from_us"], by_arm)
 
 
 def _document(row: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bandit.reward import Evidence
+from router.discounting import Discount
 from router.experiment import Arm, Definition
 from router.standing import Standing
 from router.storage import experiments
@@ -20,9 +21,10 @@ from router.storage.times import time_of
 
 _INSERT = """
 INSERT INTO snapshots (incarnation, policy_version, taken_at, matured_to, kept_from, arms, active, success_micros,
-                       failure_micros, n, prior_alpha, prior_beta, alpha, beta, probability_best, expected_loss, allocation)
+                       failure_micros, n, prior_alpha, prior_beta, alpha, beta, probability_best, expected_loss, allocation,
+                       seen_from, half_life_us, window_us)
 VALUES (%s, %s, %s, %s, %s, %s::int2[], %s::bool[], %s::int8[], %s::int8[], %s::int8[], %s::float8[], %s::float8[],
-        %s::float8[], %s::float8[], %s::float8[], %s::float8[], %s::float8[])
+        %s::float8[], %s::float8[], %s::float8[], %s::float8[], %s::float8[], %s, %s, %s)
 ON CONFLICT (incarnation, policy_version) DO NOTHING
 """
 
@@ -35,7 +37,8 @@ CROSS JOIN LATERAL (SELECT policy_version, taken_at, (SELECT sum(u) FROM unnest(
 
 _COLUMNS = """
 s.incarnation, s.policy_version, s.taken_at, s.matured_to, s.kept_from, s.arms, s.active, s.success_micros,
-s.failure_micros, s.n, s.prior_alpha, s.prior_beta, s.alpha, s.beta, s.probability_best, s.expected_loss, s.allocation
+s.failure_micros, s.n, s.prior_alpha, s.prior_beta, s.alpha, s.beta, s.probability_best, s.expected_loss, s.allocation,
+(extract(epoch FROM s.seen_from) * 1000000)::int8, s.half_life_us, s.window_us
 """
 
 #: Of an experiment, the last snapshot taken until a time: for `snapshot_of`.
@@ -138,6 +141,9 @@ def _row(snapshot: Snapshot) -> tuple[Any, ...]:
         standing.probability_best.tolist(),
         standing.expected_loss.tolist(),
         standing.allocation.tolist(),
+        None if standing.seen_from_us is None else time_of(standing.seen_from_us),
+        None if standing.discount is None else standing.discount.half_life_us,
+        None if standing.discount is None else standing.discount.window_us,
     )
 
 
@@ -174,7 +180,7 @@ async def read_page(
 def snapshot_of(row: Sequence[Any], arms: Mapping[int, Arm]) -> Snapshot:
     """Build a Snapshot from a row of `_COLUMNS`; `arms` are the experiment's, by number."""
     incarnation, version, taken_at, matured_to, kept_from, numbers, active, successes, failures, counts, *numbers_of = row
-    prior_alpha, prior_beta, alpha, beta, best, loss, allocation = numbers_of
+    prior_alpha, prior_beta, alpha, beta, best, loss, allocation, seen_from_us, half_life_us, window_us = numbers_of
     standing = Standing(
         policy_version=version,
         arms=tuple(_as_then(arms[number], was) for number, was in zip(numbers, active, strict=True)),
@@ -185,6 +191,8 @@ def snapshot_of(row: Sequence[Any], arms: Mapping[int, Arm]) -> Snapshot:
         probability_best=np.array(best),
         expected_loss=np.array(loss),
         allocation=np.array(allocation),
+        discount=None if seen_from_us is None else Discount(half_life_us, window_us),
+        seen_from_us=seen_from_us,
     )
     return Snapshot(incarnation, taken_at, matured_to, kept_from, standing)
 

@@ -73,7 +73,7 @@ class ShadowRule(_message.Message):
     def __init__(self, rate: _Optional[float] = ..., daily_budget_usd: _Optional[float] = ..., text: _Optional[_Union[_types_pb2.TextMode, str]] = ..., text_limit: _Optional[int] = ...) -> None: ...
 
 class AllocationRule(_message.Message):
-    __slots__ = ("kind", "floor", "weights", "prior", "priors", "leader_share")
+    __slots__ = ("kind", "floor", "weights", "prior", "priors", "leader_share", "discount")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         KIND_UNSPECIFIED: _ClassVar[AllocationRule.Kind]
@@ -106,13 +106,23 @@ class AllocationRule(_message.Message):
     PRIOR_FIELD_NUMBER: _ClassVar[int]
     PRIORS_FIELD_NUMBER: _ClassVar[int]
     LEADER_SHARE_FIELD_NUMBER: _ClassVar[int]
+    DISCOUNT_FIELD_NUMBER: _ClassVar[int]
     kind: AllocationRule.Kind
     floor: float
     weights: _containers.ScalarMap[str, float]
     prior: BetaPrior
     priors: _containers.MessageMap[str, BetaPrior]
     leader_share: float
-    def __init__(self, kind: _Optional[_Union[AllocationRule.Kind, str]] = ..., floor: _Optional[float] = ..., weights: _Optional[_Mapping[str, float]] = ..., prior: _Optional[_Union[BetaPrior, _Mapping]] = ..., priors: _Optional[_Mapping[str, BetaPrior]] = ..., leader_share: _Optional[float] = ...) -> None: ...
+    discount: DiscountRule
+    def __init__(self, kind: _Optional[_Union[AllocationRule.Kind, str]] = ..., floor: _Optional[float] = ..., weights: _Optional[_Mapping[str, float]] = ..., prior: _Optional[_Union[BetaPrior, _Mapping]] = ..., priors: _Optional[_Mapping[str, BetaPrior]] = ..., leader_share: _Optional[float] = ..., discount: _Optional[_Union[DiscountRule, _Mapping]] = ...) -> None: ...
+
+class DiscountRule(_message.Message):
+    __slots__ = ("half_life", "window")
+    HALF_LIFE_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_FIELD_NUMBER: _ClassVar[int]
+    half_life: _duration_pb2.Duration
+    window: _duration_pb2.Duration
+    def __init__(self, half_life: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class BetaPrior(_message.Message):
     __slots__ = ("alpha", "beta")

@@ -114,6 +114,9 @@ def experiments(draw: st.DrawFn) -> Experiment:
             for arm_id in draw(st.lists(st.sampled_from(arm_ids), unique=True)):
                 alpha, beta = draw(st.tuples(st.floats(0.01, 1e9), st.floats(0.01, 1e9)))
                 experiment.allocation.priors[arm_id].alpha, experiment.allocation.priors[arm_id].beta = alpha, beta
+        if not fixed and kind != AllocationRule.KIND_UNIFORM and draw(st.booleans()):
+            length = draw(durations(315_360_000).filter(lambda found: found.seconds >= 3600))
+            getattr(experiment.allocation.discount, draw(st.sampled_from(["half_life", "window"]))).CopyFrom(length)
         if fixed:
             shares = [draw(st.integers(1, 100)) for _ in arm_ids]
             experiment.allocation.weights.update({a: s / sum(shares) for a, s in zip(arm_ids, shares, strict=True)})

@@ -272,6 +272,13 @@ def test_top_two_takes_twenty_arms_that_compete() -> None:
     assert problems(many(21, "KIND_THOMPSON")) == []
 
 
+def test_only_what_learns_can_forget() -> None:
+    discount = "discount { half_life { seconds: 7200 } }"
+    assert problems(ARMS + f"allocation {{ {discount} }} ramp {{}} reward_rule {{ mature_after {{ seconds: 60 }} }}") == []
+    ((path, message),) = problems(ARMS + f"allocation {{ kind: KIND_UNIFORM {discount} }}")
+    assert (path, "only a thompson or top_two allocation" in message) == ("allocation.discount", True)
+
+
 def test_only_top_two_has_a_leader_and_only_what_learns_has_priors() -> None:
     assert problems(ARMS + "allocation { leader_share: 0.5 }") == [
         ("allocation.leader_share", "only a top_two allocation has a leader")
