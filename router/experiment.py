@@ -65,7 +65,11 @@ class RewardRule:
     #: Reward, in millionths, of a matured decision that nothing was heard of; None is that silence says nothing.
     no_feedback_micros: int | None = None
     derived: DerivedRule = DerivedRule()
-    #: The same in microseconds.
+    #: Outcomes of one unit that count, of the decisions of a day in UTC; None is no limit.
+    unit_share: int | None = None
+    #: Whether a unit counts once and for all, whatever its share.
+    unit_once: bool = False
+    #: The attribution window in microseconds.
     window_us: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -84,6 +88,27 @@ class ShadowRule:
     text: str
     #: For truncated: how many characters of each text.
     text_limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentRule:
+    """Segments that have posteriors of their own."""
+
+    names: tuple[str, ...]
+    #: What an outcome of other traffic is worth in a segment's prior, in [0, 1].
+    weight: float
+    #: Outcomes that the other traffic is worth at most.
+    largest: float
+
+
+@dataclass(frozen=True, slots=True)
+class CostRule:
+    """How cost enters the allocation: exactly one of these is not None."""
+
+    #: The most that a decision may cost in expectation, in US dollars.
+    ceiling_usd: float | None = None
+    #: What a dollar is worth in reward.
+    reward_per_usd: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +134,10 @@ class Rules:
     priors: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     #: How evidence loses weight; None where it does not.
     discount: Discount | None = None
+    #: Which segments have posteriors of their own; None where there is one for all.
+    segments: SegmentRule | None = None
+    #: How cost enters the allocation; None where it does not.
+    cost: CostRule | None = None
 
     def prior_of(self, arm: Arm) -> tuple[float, float]:
         """Return (alpha, beta) of an arm's prior."""

@@ -47,6 +47,11 @@ DEFAULT_LEADER_SHARE: Final = 0.5
 #: Alpha and beta.
 DEFAULT_PRIOR: Final = (1.0, 1.0)
 DEFAULT_ATTRIBUTION_WINDOW_S: Final = 7 * 86_400
+#: Outcomes of one unit that count, of the decisions of a day.
+DEFAULT_UNIT_SHARE: Final = 10
+#: As `bandit.segments` has them.
+DEFAULT_SEGMENT_WEIGHT: Final = 0.2
+DEFAULT_SEGMENT_LARGEST: Final = 50.0
 
 
 def allocation_kind(experiment: Experiment) -> AllocationRule.Kind:
@@ -75,6 +80,8 @@ def cross_field_problems(experiment: Experiment) -> list[FieldProblem]:
         *_prior_problems(experiment),
         *_top_two_problems(experiment),
         *_discount_problems(experiment),
+        *_segment_problems(experiment),
+        *_cost_problems(experiment),
         *_assignment_problems(experiment),
         *_holdout_problems(experiment),
         *_interleaving_problems(experiment),
@@ -164,6 +171,24 @@ def _discount_problems(experiment: Experiment) -> Iterable[FieldProblem]:
     if experiment.allocation.HasField("discount") and allocation_kind(experiment) not in LEARNING:
         message = "only a thompson or top_two allocation looks at evidence, which could be discounted"
         yield FieldProblem(("allocation", "discount"), message, "use kind: thompson, or leave it out")
+
+
+def _segment_problems(experiment: Experiment) -> Iterable[FieldProblem]:
+    if experiment.allocation.HasField("segments") and allocation_kind(experiment) not in LEARNING:
+        message = "only a thompson or top_two allocation looks at evidence, which segments divide"
+        yield FieldProblem(("allocation", "segments"), message, "use kind: thompson, or leave them out")
+
+
+def _cost_problems(experiment: Experiment) -> Iterable[FieldProblem]:
+    if not experiment.allocation.HasField("cost"):
+        return
+    if allocation_kind(experiment) != AllocationRule.KIND_THOMPSON:
+        message = "only a thompson allocation weighs cost against reward"
+        yield FieldProblem(("allocation", "cost"), message, "use kind: thompson, or leave it out")
+    for i, arm in enumerate(experiment.arms):
+        if arm.role != types.ROLE_SHADOW and not arm.HasField("cost_usd"):
+            message = "is required of every arm that competes: the allocation weighs cost"
+            yield FieldProblem(("arms", i, "cost_usd"), message, "say what a call costs in US dollars, or leave cost out")
 
 
 def _unknown(experiment: Experiment, path: Steps, given: Iterable[str]) -> Iterable[FieldProblem]:

@@ -12,13 +12,16 @@ from bandit.allocation import AllocationKind, AllocationRule, allocate
 from bandit.assignment import deal_buckets
 from bandit.reward import DEFAULT_SIGNAL_MICROS, Signal, to_micros
 from router.discounting import Discount
-from router.experiment import Arm, DerivedRule, RewardRule, Rules, ShadowRule
+from router.experiment import Arm, CostRule, DerivedRule, RewardRule, Rules, SegmentRule, ShadowRule
 from router.experiment_rules import (
     DEFAULT_ATTRIBUTION_WINDOW_S,
     DEFAULT_CAP,
     DEFAULT_FLOOR,
     DEFAULT_LEADER_SHARE,
     DEFAULT_PRIOR,
+    DEFAULT_SEGMENT_LARGEST,
+    DEFAULT_SEGMENT_WEIGHT,
+    DEFAULT_UNIT_SHARE,
 )
 from router.ramp_rules import challenger_of, ramp_of
 from router.shadow_rules import DEFAULT_RATE, DEFAULT_TEXT_LIMIT
@@ -81,6 +84,8 @@ def rules_of(
         shadow=shadow_rule_of(shadow),
         priors={arm_id: (prior.alpha, prior.beta) for arm_id, prior in given.priors.items()},
         discount=discount_of(given.discount) if given.HasField("discount") else None,
+        segments=segment_rule_of(given.segments) if given.HasField("segments") else None,
+        cost=cost_rule_of(given.cost) if given.HasField("cost") else None,
     )
 
 
@@ -89,6 +94,22 @@ def discount_of(given: experiments_pb2.DiscountRule) -> Discount:
     if given.HasField("half_life"):
         return Discount(half_life_us=given.half_life.ToMicroseconds())
     return Discount(window_us=given.window.ToMicroseconds())
+
+
+def segment_rule_of(given: experiments_pb2.SegmentRule) -> SegmentRule:
+    """Return what a SegmentRule means."""
+    return SegmentRule(
+        tuple(given.names),
+        given.weight if given.HasField("weight") else DEFAULT_SEGMENT_WEIGHT,
+        given.largest if given.HasField("largest") else DEFAULT_SEGMENT_LARGEST,
+    )
+
+
+def cost_rule_of(given: experiments_pb2.CostRule) -> CostRule:
+    """Return what a CostRule means."""
+    if given.HasField("ceiling_usd"):
+        return CostRule(ceiling_usd=given.ceiling_usd)
+    return CostRule(reward_per_usd=given.reward_per_usd)
 
 
 def assignment_of(assignment: Mapping[str, Any]) -> str:
@@ -131,6 +152,8 @@ def reward_rule_of(reward_rule: Mapping[str, Any]) -> RewardRule:
         mature_after=mature_after if mature_after is not None else derived.abandon_after or timedelta(0),
         no_feedback_micros=to_micros(given.no_feedback) if given.HasField("no_feedback") else None,
         derived=derived,
+        unit_share=(given.unit_share if given.HasField("unit_share") else DEFAULT_UNIT_SHARE) or None,
+        unit_once=given.evidence_unit == experiments_pb2.RewardRule.EVIDENCE_UNIT_UNIT,
     )
 
 

@@ -15,7 +15,16 @@ from bandit.reward import DEFAULT_SIGNAL_MICROS, MICROS
 from router import experiment_rules as rules
 from router.config.keys import DurationText, Optional, Shape, key
 from router.config.rollout_shape import DerivedShape, GuardrailShape, RampShape, ShadowShape, StageShape
-from router.v1.experiments_pb2 import AllocationRule, AssignmentRule, BetaPrior, DiscountRule, Experiment, RewardRule
+from router.v1.experiments_pb2 import (
+    AllocationRule,
+    AssignmentRule,
+    BetaPrior,
+    CostRule,
+    DiscountRule,
+    Experiment,
+    RewardRule,
+    SegmentRule,
+)
 from router.v1.types_pb2 import Arm
 
 SignalName = Literal[
@@ -86,6 +95,38 @@ class DiscountShape(Shape):
         return self
 
 
+class SegmentsShape(Shape):
+    """Segments of the traffic that have posteriors of their own."""
+
+    names: list[str] = key(
+        SegmentRule, "names", "Their names, as requests give them.", required=True, minItems=1, maxItems=20
+    )
+    weight: Optional[float] = key(
+        SegmentRule,
+        "weight",
+        "What an outcome of other traffic is worth in a segment's prior; 0 borrows nothing.",
+        default=rules.DEFAULT_SEGMENT_WEIGHT,
+    )
+    largest: Optional[float] = key(
+        SegmentRule, "largest", "Outcomes that the other traffic is worth at most.", default=rules.DEFAULT_SEGMENT_LARGEST
+    )
+
+
+class CostShape(Shape):
+    """How cost enters the allocation: by a ceiling or a price."""
+
+    ceiling_usd: Optional[float] = key(
+        CostRule, "ceiling_usd", "The most that a decision may cost in expectation, in US dollars."
+    )
+    reward_per_usd: Optional[float] = key(CostRule, "reward_per_usd", "What a dollar is worth in reward.")
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        if self.ceiling_usd is not None and self.reward_per_usd is not None:
+            raise PydanticCustomError("two_of_one", "has ceiling_usd and reward_per_usd")
+        return self
+
+
 class AllocationShape(Shape):
     """How probability is divided among the arms."""
 
@@ -107,6 +148,14 @@ class AllocationShape(Shape):
     )
     discount: Optional[DiscountShape] = key(
         AllocationRule, "discount", "For thompson and top_two: how evidence loses weight with age: by default it does not."
+    )
+    segments: Optional[SegmentsShape] = key(
+        AllocationRule, "segments", "For thompson and top_two: segments with posteriors of their own: by default none."
+    )
+    cost: Optional[CostShape] = key(
+        AllocationRule,
+        "cost",
+        "For thompson: what decisions may cost, or what a dollar is worth: by default cost is ignored.",
     )
     leader_share: Optional[float] = key(
         AllocationRule,
@@ -165,6 +214,18 @@ class ExperimentShape(Shape):
     no_feedback: Optional[float] = key(
         RewardRule, "no_feedback", "The reward of a matured decision that nothing was heard of: by default none."
     )
+    evidence_unit: Optional[Literal["decision", "unit"]] = key(
+        RewardRule,
+        "evidence_unit",
+        "decision: the outcome of every decision counts; unit: a unit counts once.",
+        default="decision",
+    )
+    unit_share: Optional[int] = key(
+        RewardRule,
+        "unit_share",
+        "Outcomes of one unit that count, of a day's decisions; 0 is no limit.",
+        default=rules.DEFAULT_UNIT_SHARE,
+    )
     ramp: Optional[RampShape] = key(
         Experiment, "ramp", "How a challenger is let in, stage by stage: by default it competes at once."
     )
@@ -181,9 +242,11 @@ SHAPES: Final[dict[tuple[str, ...], type[BaseModel]]] = {
     (): ExperimentShape,
     ("arms",): ArmShape,
     ("allocation",): AllocationShape,
+    ("allocation", "cost"): CostShape,
     ("allocation", "discount"): DiscountShape,
     ("allocation", "prior"): PriorShape,
     ("allocation", "priors"): PriorShape,
+    ("allocation", "segments"): SegmentsShape,
     ("assignment",): AssignmentShape,
     ("derived",): DerivedShape,
     ("ramp",): RampShape,

@@ -22,7 +22,7 @@ from router.v1.experiments_pb2 import DerivedSignals, Experiment, Guardrail, Ram
 from router.v1.types_pb2 import ARM_STATE_RETIRED
 
 #: Keys of the file that are fields of the reward rule.
-_RULE_KEYS: Final = ("attribution_window", "derived", "mature_after", "no_feedback")
+_RULE_KEYS: Final = ("attribution_window", "derived", "mature_after", "no_feedback", "unit_share")
 #: Text that needs no quotes, unless YAML has a meaning for the word.
 _WORD: Final = re.compile(r"[A-Za-z][A-Za-z0-9_./@-]*")
 _MEANINGFUL: Final = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
@@ -38,9 +38,7 @@ def to_proto(shape: ExperimentShape) -> Experiment:
         arm["arm_id"] = arm.pop("id")
     if "challenger" in form.get("ramp", {}):
         form["ramp"]["challenger_arm_id"] = form["ramp"].pop("challenger")
-    for part, name, prefix in _enums(form):
-        part[name] = prefix + part[name].upper()
-    rule: dict[str, Any] = {name: keys[name] for name in _RULE_KEYS if name in keys}
+    rule: dict[str, Any] = {name: keys[name] for name in (*_RULE_KEYS, "evidence_unit") if name in keys}
     if "rewards" in keys:
         rule["signals"] = [
             {"signal": f"SIGNAL_{name.upper()}", **({} if reward is None else {"reward": reward})}
@@ -48,6 +46,8 @@ def to_proto(shape: ExperimentShape) -> Experiment:
         ]
     if rule or "rewards" in keys:
         form["reward_rule"] = rule
+    for part, name, prefix in _enums(form):
+        part[name] = prefix + part[name].upper()
     return ParseDict(form, Experiment())
 
 
@@ -78,10 +78,12 @@ def dump_experiment_file(experiment: Experiment, state: str | None = None) -> st
     if "reward_rule" in form:
         rule = active.reward_rule
         # An empty rule is not the same message as none, so one key of it must be there.
-        if rule.signals or not any(rule.HasField(name) for name in _RULE_KEYS):
+        if rule.signals or not (rule.evidence_unit or any(rule.HasField(name) for name in _RULE_KEYS)):
             signals = form["reward_rule"].get("signals", [])
             keys["rewards"] = {entry["signal"].removeprefix("SIGNAL_").lower(): entry.get("reward") for entry in signals}
         keys.update(_stated(rule, _RULE_KEYS))
+        if rule.evidence_unit:
+            keys["evidence_unit"] = form["reward_rule"]["evidence_unit"]
     if active.HasField("ramp"):
         keys["ramp"] = _ramp(active.ramp)
     if "shadow" in form:
@@ -132,6 +134,7 @@ def _enums(form: dict[str, Any]) -> list[tuple[dict[str, Any], str, str]]:
     for name in ("allocation", "assignment"):
         parts.append((form.get(name, {}), "kind", "KIND_"))
     parts.append((form.get("assignment", {}), "unit", "UNIT_"))
+    parts.append((form.get("reward_rule", {}), "evidence_unit", "EVIDENCE_UNIT_"))
     parts.append((form.get("shadow", {}), "text", "TEXT_MODE_"))
     ramp = form.get("ramp", {})
     for part in (ramp, *ramp.get("stages", ())):

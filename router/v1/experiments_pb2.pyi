@@ -73,7 +73,7 @@ class ShadowRule(_message.Message):
     def __init__(self, rate: _Optional[float] = ..., daily_budget_usd: _Optional[float] = ..., text: _Optional[_Union[_types_pb2.TextMode, str]] = ..., text_limit: _Optional[int] = ...) -> None: ...
 
 class AllocationRule(_message.Message):
-    __slots__ = ("kind", "floor", "weights", "prior", "priors", "leader_share", "discount")
+    __slots__ = ("kind", "floor", "weights", "prior", "priors", "leader_share", "discount", "segments", "cost")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         KIND_UNSPECIFIED: _ClassVar[AllocationRule.Kind]
@@ -107,6 +107,8 @@ class AllocationRule(_message.Message):
     PRIORS_FIELD_NUMBER: _ClassVar[int]
     LEADER_SHARE_FIELD_NUMBER: _ClassVar[int]
     DISCOUNT_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    COST_FIELD_NUMBER: _ClassVar[int]
     kind: AllocationRule.Kind
     floor: float
     weights: _containers.ScalarMap[str, float]
@@ -114,7 +116,9 @@ class AllocationRule(_message.Message):
     priors: _containers.MessageMap[str, BetaPrior]
     leader_share: float
     discount: DiscountRule
-    def __init__(self, kind: _Optional[_Union[AllocationRule.Kind, str]] = ..., floor: _Optional[float] = ..., weights: _Optional[_Mapping[str, float]] = ..., prior: _Optional[_Union[BetaPrior, _Mapping]] = ..., priors: _Optional[_Mapping[str, BetaPrior]] = ..., leader_share: _Optional[float] = ..., discount: _Optional[_Union[DiscountRule, _Mapping]] = ...) -> None: ...
+    segments: SegmentRule
+    cost: CostRule
+    def __init__(self, kind: _Optional[_Union[AllocationRule.Kind, str]] = ..., floor: _Optional[float] = ..., weights: _Optional[_Mapping[str, float]] = ..., prior: _Optional[_Union[BetaPrior, _Mapping]] = ..., priors: _Optional[_Mapping[str, BetaPrior]] = ..., leader_share: _Optional[float] = ..., discount: _Optional[_Union[DiscountRule, _Mapping]] = ..., segments: _Optional[_Union[SegmentRule, _Mapping]] = ..., cost: _Optional[_Union[CostRule, _Mapping]] = ...) -> None: ...
 
 class DiscountRule(_message.Message):
     __slots__ = ("half_life", "window")
@@ -123,6 +127,24 @@ class DiscountRule(_message.Message):
     half_life: _duration_pb2.Duration
     window: _duration_pb2.Duration
     def __init__(self, half_life: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class SegmentRule(_message.Message):
+    __slots__ = ("names", "weight", "largest")
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    LARGEST_FIELD_NUMBER: _ClassVar[int]
+    names: _containers.RepeatedScalarFieldContainer[str]
+    weight: float
+    largest: float
+    def __init__(self, names: _Optional[_Iterable[str]] = ..., weight: _Optional[float] = ..., largest: _Optional[float] = ...) -> None: ...
+
+class CostRule(_message.Message):
+    __slots__ = ("ceiling_usd", "reward_per_usd")
+    CEILING_USD_FIELD_NUMBER: _ClassVar[int]
+    REWARD_PER_USD_FIELD_NUMBER: _ClassVar[int]
+    ceiling_usd: float
+    reward_per_usd: float
+    def __init__(self, ceiling_usd: _Optional[float] = ..., reward_per_usd: _Optional[float] = ...) -> None: ...
 
 class BetaPrior(_message.Message):
     __slots__ = ("alpha", "beta")
@@ -167,18 +189,30 @@ class AssignmentRule(_message.Message):
     def __init__(self, kind: _Optional[_Union[AssignmentRule.Kind, str]] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., unit: _Optional[_Union[AssignmentRule.Unit, str]] = ..., holdout: _Optional[float] = ...) -> None: ...
 
 class RewardRule(_message.Message):
-    __slots__ = ("signals", "attribution_window", "mature_after", "no_feedback", "derived")
+    __slots__ = ("signals", "attribution_window", "mature_after", "no_feedback", "derived", "evidence_unit", "unit_share")
+    class EvidenceUnit(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        EVIDENCE_UNIT_UNSPECIFIED: _ClassVar[RewardRule.EvidenceUnit]
+        EVIDENCE_UNIT_DECISION: _ClassVar[RewardRule.EvidenceUnit]
+        EVIDENCE_UNIT_UNIT: _ClassVar[RewardRule.EvidenceUnit]
+    EVIDENCE_UNIT_UNSPECIFIED: RewardRule.EvidenceUnit
+    EVIDENCE_UNIT_DECISION: RewardRule.EvidenceUnit
+    EVIDENCE_UNIT_UNIT: RewardRule.EvidenceUnit
     SIGNALS_FIELD_NUMBER: _ClassVar[int]
     ATTRIBUTION_WINDOW_FIELD_NUMBER: _ClassVar[int]
     MATURE_AFTER_FIELD_NUMBER: _ClassVar[int]
     NO_FEEDBACK_FIELD_NUMBER: _ClassVar[int]
     DERIVED_FIELD_NUMBER: _ClassVar[int]
+    EVIDENCE_UNIT_FIELD_NUMBER: _ClassVar[int]
+    UNIT_SHARE_FIELD_NUMBER: _ClassVar[int]
     signals: _containers.RepeatedCompositeFieldContainer[SignalReward]
     attribution_window: _duration_pb2.Duration
     mature_after: _duration_pb2.Duration
     no_feedback: float
     derived: DerivedSignals
-    def __init__(self, signals: _Optional[_Iterable[_Union[SignalReward, _Mapping]]] = ..., attribution_window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., mature_after: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., no_feedback: _Optional[float] = ..., derived: _Optional[_Union[DerivedSignals, _Mapping]] = ...) -> None: ...
+    evidence_unit: RewardRule.EvidenceUnit
+    unit_share: int
+    def __init__(self, signals: _Optional[_Iterable[_Union[SignalReward, _Mapping]]] = ..., attribution_window: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., mature_after: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., no_feedback: _Optional[float] = ..., derived: _Optional[_Union[DerivedSignals, _Mapping]] = ..., evidence_unit: _Optional[_Union[RewardRule.EvidenceUnit, str]] = ..., unit_share: _Optional[int] = ...) -> None: ...
 
 class DerivedSignals(_message.Message):
     __slots__ = ("retry_within", "abandon_after", "rephrased_similarity", "rephrased_within")

@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from router.v1 import types_pb2 as router_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1arouter/v1/posteriors.proto\x12\trouter.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15router/v1/types.proto\"\x84\x01\n\x13GetPosteriorRequest\x12\x42\n\rexperiment_id\x18\x01 \x01(\tB+\xbaH(r&\x10\x01\x18\x80\x01\x32\x1f^[A-Za-z0-9][A-Za-z0-9._:/@-]*$\x12)\n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x97\x01\n\x14GetPosteriorResponse\x12\x15\n\rexperiment_id\x18\x01 \x01(\t\x12\x16\n\x0epolicy_version\x18\x02 \x01(\x03\x12)\n\x05\x61s_of\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x04\x61rms\x18\x04 \x03(\x0b\x32\x17.router.v1.ArmPosterior\"\xf5\x01\n\x14ListSnapshotsRequest\x12\x42\n\rexperiment_id\x18\x01 \x01(\tB+\xbaH(r&\x10\x01\x18\x80\x01\x32\x1f^[A-Za-z0-9][A-Za-z0-9._:/@-]*$\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\tpage_size\x18\x04 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\"X\n\x15ListSnapshotsResponse\x12&\n\tsnapshots\x18\x01 \x03(\x0b\x32\x13.router.v1.Snapshot\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xac\x01\n\x08Snapshot\x12\x16\n\x0epolicy_version\x18\x01 \x01(\x03\x12\x31\n\rsnapshot_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nmatured_to\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x04\x61rms\x18\x04 \x03(\x0b\x32\x17.router.v1.ArmPosterior\"[\n\x15WatchPosteriorRequest\x12\x42\n\rexperiment_id\x18\x01 \x01(\tB+\xbaH(r&\x10\x01\x18\x80\x01\x32\x1f^[A-Za-z0-9][A-Za-z0-9._:/@-]*$\"L\n\x16WatchPosteriorResponse\x12\x32\n\tposterior\x18\x01 \x01(\x0b\x32\x1f.router.v1.GetPosteriorResponse\"\xec\x01\n\x0c\x41rmPosterior\x12\x0e\n\x06\x61rm_id\x18\x01 \x01(\t\x12\r\n\x05\x61lpha\x18\x02 \x01(\x01\x12\x0c\n\x04\x62\x65ta\x18\x03 \x01(\x01\x12\t\n\x01n\x18\x04 \x01(\x03\x12\x0c\n\x04mean\x18\x05 \x01(\x01\x12\r\n\x05lower\x18\x06 \x01(\x01\x12\r\n\x05upper\x18\x07 \x01(\x01\x12\x18\n\x10probability_best\x18\x08 \x01(\x01\x12\x15\n\rexpected_loss\x18\t \x01(\x01\x12\x12\n\nallocation\x18\n \x01(\x01\x12\x0f\n\x07version\x18\x0b \x01(\x05\x12\"\n\x05state\x18\x0c \x01(\x0e\x32\x13.router.v1.ArmState\"\xec\x01\n\x11GetMetricsRequest\x12\x42\n\rexperiment_id\x18\x01 \x01(\tB+\xbaH(r&\x10\x01\x18\x80\x01\x32\x1f^[A-Za-z0-9][A-Za-z0-9._:/@-]*$\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x06period\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\n\xbaH\x07\xaa\x01\x04\x32\x02\x08<\"\x90\x01\n\x12GetMetricsResponse\x12\x15\n\rexperiment_id\x18\x01 \x01(\t\x12)\n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x07metrics\x18\x03 \x03(\x0b\x32\x15.router.v1.ArmMetrics\x12\x10\n\x08warnings\x18\x04 \x03(\t\"\xc3\x03\n\nArmMetrics\x12\x0e\n\x06\x61rm_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cinteractions\x18\x05 \x01(\x03\x12\x0f\n\x07holdout\x18\x06 \x01(\x08\x12!\n\x08\x63overage\x18\x07 \x01(\x0b\x32\x0f.router.v1.Rate\x12\x1e\n\x05retry\x18\x08 \x01(\x0b\x32\x0f.router.v1.Rate\x12!\n\x08rephrase\x18\t \x01(\x0b\x32\x0f.router.v1.Rate\x12$\n\x0b\x61\x62\x61ndonment\x18\n \x01(\x0b\x32\x0f.router.v1.Rate\x12\"\n\tfollow_up\x18\x0b \x01(\x0b\x32\x0f.router.v1.Rate\x12#\n\ncompletion\x18\x0c \x01(\x0b\x32\x0f.router.v1.Rate\x12\x10\n\x08outcomes\x18\r \x01(\x03\x12\x18\n\x0bmean_reward\x18\x0e \x01(\x01H\x00\x88\x01\x01\x42\x0e\n\x0c_mean_reward\"B\n\x04Rate\x12\r\n\x05\x63ount\x18\x01 \x01(\x03\x12\r\n\x05value\x18\x02 \x01(\x01\x12\r\n\x05lower\x18\x03 \x01(\x01\x12\r\n\x05upper\x18\x04 \x01(\x01\x32\xdb\x02\n\x10PosteriorService\x12O\n\x0cGetPosterior\x12\x1e.router.v1.GetPosteriorRequest\x1a\x1f.router.v1.GetPosteriorResponse\x12R\n\rListSnapshots\x12\x1f.router.v1.ListSnapshotsRequest\x1a .router.v1.ListSnapshotsResponse\x12W\n\x0eWatchPosterior\x12 .router.v1.WatchPosteriorRequest\x1a!.router.v1.WatchPosteriorResponse0\x01\x12I\n\nGetMetrics\x12\x1c.router.v1.GetMetricsRequest\x1a\x1d.router.v1.GetMetricsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1arouter/v1/posteriors.proto\x12\trouter.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15router/v1/types.proto\"\xc9\x01\n\x13GetPosteriorRequest\x12\x42\n\rexperiment_id\x18\x01 \x01(\tB+\xbaH(r&\x10\x01\x18\x80\x01\x32\x1f^[A-Za-z0-9][A-Za-z0-9._:/@-]*$\x12)\n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x07segment\x18\x03 \x01(\tB\x1d\xbaH\x1ar\x18\x18@2\x14^[A-Za-z0-9._:/@-]*$\x12\x13\n\x0b\x64iagnostics\x18\x04 \x01(\x08\"\x8e\x02\n\x14GetPosteriorResponse\x12\x15\n\rexperiment_id\x18\x01 \x01(\t\x12\x16\n\x0epolicy_version\x18\x02 \x01(\x03\x12)\n\x05\x61s_of\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x04\x61rms\x18\x04 \x03(\x0b\x32\x17.router.v1.ArmPosterior\x12\x0f\n\x07segment\x18\x05 \x01(\t\x12\x1e\n\x11\x65xpected_cost_usd\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x1b\n\x0ereward_per_usd\x18\x07 \x01(\x01H\x01\x88\x01\x01\x42\x14\n\x12_expected_cost_usdB\x11\n\x0f_reward_per_usd\"\xa5\x02\n\x14ListSnapshotsRequest\x12\x42\n\rexperiment_id\x18\x01 \x01(\tB+\xbaH(r&\x10\x01\x18\x80\x01\x32\x1f^[A-Za-z0-9][A-Za-z0-9._:/@-]*$\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\tpage_size\x18\x04 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12.\n\x07segment\x18\x06 \x01(\tB\x1d\xbaH\x1ar\x18\x18@2\x14^[A-Za-z0-9._:/@-]*$\"X\n\x15ListSnapshotsResponse\x12&\n\tsnapshots\x18\x01 \x03(\x0b\x32\x13.router.v1.Snapshot\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xac\x01\n\x08Snapshot\x12\x16\n\x0epolicy_version\x18\x01 \x01(\x03\x12\x31\n\rsnapshot_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nmatured_to\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x04\x61rms\x18\x04 \x03(\x0b\x32\x17.router.v1.ArmPosterior\"\x8b\x01\n\x15WatchPosteriorRequest\x12\x42\n\rexperiment_id\x18\x01 \x01(\tB+\xbaH(r&\x10\x01\x18\x80\x01\x32\x1f^[A-Za-z0-9][A-Za-z0-9._:/@-]*$\x12.\n\x07segment\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x18@2\x14^[A-Za-z0-9._:/@-]*$\"L\n\x16WatchPosteriorResponse\x12\x32\n\tposterior\x18\x01 \x01(\x0b\x32\x1f.router.v1.GetPosteriorResponse\"\x9c\x02\n\x0c\x41rmPosterior\x12\x0e\n\x06\x61rm_id\x18\x01 \x01(\t\x12\r\n\x05\x61lpha\x18\x02 \x01(\x01\x12\x0c\n\x04\x62\x65ta\x18\x03 \x01(\x01\x12\t\n\x01n\x18\x04 \x01(\x03\x12\x0c\n\x04mean\x18\x05 \x01(\x01\x12\r\n\x05lower\x18\x06 \x01(\x01\x12\r\n\x05upper\x18\x07 \x01(\x01\x12\x18\n\x10probability_best\x18\x08 \x01(\x01\x12\x15\n\rexpected_loss\x18\t \x01(\x01\x12\x12\n\nallocation\x18\n \x01(\x01\x12\x0f\n\x07version\x18\x0b \x01(\x05\x12\"\n\x05state\x18\x0c \x01(\x0e\x32\x13.router.v1.ArmState\x12.\n\x0b\x64iagnostics\x18\r \x01(\x0b\x32\x19.router.v1.ArmDiagnostics\"\x9c\x01\n\x0e\x41rmDiagnostics\x12\x11\n\tdecisions\x18\x01 \x01(\x03\x12\x19\n\x11pending_decisions\x18\x02 \x01(\x03\x12\x18\n\x10silent_decisions\x18\x03 \x01(\x03\x12!\n\x08\x63overage\x18\x04 \x01(\x0b\x32\x0f.router.v1.Rate\x12\x1f\n\x05\x64rift\x18\x05 \x01(\x0b\x32\x10.router.v1.Drift\"\xbf\x01\n\x05\x44rift\x12\r\n\x05\x61larm\x18\x01 \x01(\x08\x12\r\n\x05log_e\x18\x02 \x01(\x01\x12)\n\x05since\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x06\x62\x65\x66ore\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05\x61\x66ter\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x17\n\x0foutcomes_before\x18\x06 \x01(\x01\x12\x16\n\x0eoutcomes_after\x18\x07 \x01(\x01\x42\t\n\x07_beforeB\x08\n\x06_after\"\xec\x01\n\x11GetMetricsRequest\x12\x42\n\rexperiment_id\x18\x01 \x01(\tB+\xbaH(r&\x10\x01\x18\x80\x01\x32\x1f^[A-Za-z0-9][A-Za-z0-9._:/@-]*$\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x06period\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\n\xbaH\x07\xaa\x01\x04\x32\x02\x08<\"\x90\x01\n\x12GetMetricsResponse\x12\x15\n\rexperiment_id\x18\x01 \x01(\t\x12)\n\x05\x61s_of\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x07metrics\x18\x03 \x03(\x0b\x32\x15.router.v1.ArmMetrics\x12\x10\n\x08warnings\x18\x04 \x03(\t\"\xc3\x03\n\nArmMetrics\x12\x0e\n\x06\x61rm_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cinteractions\x18\x05 \x01(\x03\x12\x0f\n\x07holdout\x18\x06 \x01(\x08\x12!\n\x08\x63overage\x18\x07 \x01(\x0b\x32\x0f.router.v1.Rate\x12\x1e\n\x05retry\x18\x08 \x01(\x0b\x32\x0f.router.v1.Rate\x12!\n\x08rephrase\x18\t \x01(\x0b\x32\x0f.router.v1.Rate\x12$\n\x0b\x61\x62\x61ndonment\x18\n \x01(\x0b\x32\x0f.router.v1.Rate\x12\"\n\tfollow_up\x18\x0b \x01(\x0b\x32\x0f.router.v1.Rate\x12#\n\ncompletion\x18\x0c \x01(\x0b\x32\x0f.router.v1.Rate\x12\x10\n\x08outcomes\x18\r \x01(\x03\x12\x18\n\x0bmean_reward\x18\x0e \x01(\x01H\x00\x88\x01\x01\x42\x0e\n\x0c_mean_reward\"B\n\x04Rate\x12\r\n\x05\x63ount\x18\x01 \x01(\x03\x12\r\n\x05value\x18\x02 \x01(\x01\x12\r\n\x05lower\x18\x03 \x01(\x01\x12\r\n\x05upper\x18\x04 \x01(\x01\x32\xdb\x02\n\x10PosteriorService\x12O\n\x0cGetPosterior\x12\x1e.router.v1.GetPosteriorRequest\x1a\x1f.router.v1.GetPosteriorResponse\x12R\n\rListSnapshots\x12\x1f.router.v1.ListSnapshotsRequest\x1a .router.v1.ListSnapshotsResponse\x12W\n\x0eWatchPosterior\x12 .router.v1.WatchPosteriorRequest\x1a!.router.v1.WatchPosteriorResponse0\x01\x12I\n\nGetMetrics\x12\x1c.router.v1.GetMetricsRequest\x1a\x1d.router.v1.GetMetricsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,42 +37,52 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETPOSTERIORREQUEST'].fields_by_name['experiment_id']._loaded_options = None
   _globals['_GETPOSTERIORREQUEST'].fields_by_name['experiment_id']._serialized_options = b'\272H(r&\020\001\030\200\0012\037^[A-Za-z0-9][A-Za-z0-9._:/@-]*$'
+  _globals['_GETPOSTERIORREQUEST'].fields_by_name['segment']._loaded_options = None
+  _globals['_GETPOSTERIORREQUEST'].fields_by_name['segment']._serialized_options = b'\272H\032r\030\030@2\024^[A-Za-z0-9._:/@-]*$'
   _globals['_LISTSNAPSHOTSREQUEST'].fields_by_name['experiment_id']._loaded_options = None
   _globals['_LISTSNAPSHOTSREQUEST'].fields_by_name['experiment_id']._serialized_options = b'\272H(r&\020\001\030\200\0012\037^[A-Za-z0-9][A-Za-z0-9._:/@-]*$'
   _globals['_LISTSNAPSHOTSREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTSNAPSHOTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
   _globals['_LISTSNAPSHOTSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTSNAPSHOTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\004'
+  _globals['_LISTSNAPSHOTSREQUEST'].fields_by_name['segment']._loaded_options = None
+  _globals['_LISTSNAPSHOTSREQUEST'].fields_by_name['segment']._serialized_options = b'\272H\032r\030\030@2\024^[A-Za-z0-9._:/@-]*$'
   _globals['_WATCHPOSTERIORREQUEST'].fields_by_name['experiment_id']._loaded_options = None
   _globals['_WATCHPOSTERIORREQUEST'].fields_by_name['experiment_id']._serialized_options = b'\272H(r&\020\001\030\200\0012\037^[A-Za-z0-9][A-Za-z0-9._:/@-]*$'
+  _globals['_WATCHPOSTERIORREQUEST'].fields_by_name['segment']._loaded_options = None
+  _globals['_WATCHPOSTERIORREQUEST'].fields_by_name['segment']._serialized_options = b'\272H\032r\030\030@2\024^[A-Za-z0-9._:/@-]*$'
   _globals['_GETMETRICSREQUEST'].fields_by_name['experiment_id']._loaded_options = None
   _globals['_GETMETRICSREQUEST'].fields_by_name['experiment_id']._serialized_options = b'\272H(r&\020\001\030\200\0012\037^[A-Za-z0-9][A-Za-z0-9._:/@-]*$'
   _globals['_GETMETRICSREQUEST'].fields_by_name['period']._loaded_options = None
   _globals['_GETMETRICSREQUEST'].fields_by_name['period']._serialized_options = b'\272H\007\252\001\0042\002\010<'
   _globals['_GETPOSTERIORREQUEST']._serialized_start=159
-  _globals['_GETPOSTERIORREQUEST']._serialized_end=291
-  _globals['_GETPOSTERIORRESPONSE']._serialized_start=294
-  _globals['_GETPOSTERIORRESPONSE']._serialized_end=445
-  _globals['_LISTSNAPSHOTSREQUEST']._serialized_start=448
-  _globals['_LISTSNAPSHOTSREQUEST']._serialized_end=693
-  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_start=695
-  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_end=783
-  _globals['_SNAPSHOT']._serialized_start=786
-  _globals['_SNAPSHOT']._serialized_end=958
-  _globals['_WATCHPOSTERIORREQUEST']._serialized_start=960
-  _globals['_WATCHPOSTERIORREQUEST']._serialized_end=1051
-  _globals['_WATCHPOSTERIORRESPONSE']._serialized_start=1053
-  _globals['_WATCHPOSTERIORRESPONSE']._serialized_end=1129
-  _globals['_ARMPOSTERIOR']._serialized_start=1132
-  _globals['_ARMPOSTERIOR']._serialized_end=1368
-  _globals['_GETMETRICSREQUEST']._serialized_start=1371
-  _globals['_GETMETRICSREQUEST']._serialized_end=1607
-  _globals['_GETMETRICSRESPONSE']._serialized_start=1610
-  _globals['_GETMETRICSRESPONSE']._serialized_end=1754
-  _globals['_ARMMETRICS']._serialized_start=1757
-  _globals['_ARMMETRICS']._serialized_end=2208
-  _globals['_RATE']._serialized_start=2210
-  _globals['_RATE']._serialized_end=2276
-  _globals['_POSTERIORSERVICE']._serialized_start=2279
-  _globals['_POSTERIORSERVICE']._serialized_end=2626
+  _globals['_GETPOSTERIORREQUEST']._serialized_end=360
+  _globals['_GETPOSTERIORRESPONSE']._serialized_start=363
+  _globals['_GETPOSTERIORRESPONSE']._serialized_end=633
+  _globals['_LISTSNAPSHOTSREQUEST']._serialized_start=636
+  _globals['_LISTSNAPSHOTSREQUEST']._serialized_end=929
+  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_start=931
+  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_end=1019
+  _globals['_SNAPSHOT']._serialized_start=1022
+  _globals['_SNAPSHOT']._serialized_end=1194
+  _globals['_WATCHPOSTERIORREQUEST']._serialized_start=1197
+  _globals['_WATCHPOSTERIORREQUEST']._serialized_end=1336
+  _globals['_WATCHPOSTERIORRESPONSE']._serialized_start=1338
+  _globals['_WATCHPOSTERIORRESPONSE']._serialized_end=1414
+  _globals['_ARMPOSTERIOR']._serialized_start=1417
+  _globals['_ARMPOSTERIOR']._serialized_end=1701
+  _globals['_ARMDIAGNOSTICS']._serialized_start=1704
+  _globals['_ARMDIAGNOSTICS']._serialized_end=1860
+  _globals['_DRIFT']._serialized_start=1863
+  _globals['_DRIFT']._serialized_end=2054
+  _globals['_GETMETRICSREQUEST']._serialized_start=2057
+  _globals['_GETMETRICSREQUEST']._serialized_end=2293
+  _globals['_GETMETRICSRESPONSE']._serialized_start=2296
+  _globals['_GETMETRICSRESPONSE']._serialized_end=2440
+  _globals['_ARMMETRICS']._serialized_start=2443
+  _globals['_ARMMETRICS']._serialized_end=2894
+  _globals['_RATE']._serialized_start=2896
+  _globals['_RATE']._serialized_end=2962
+  _globals['_POSTERIORSERVICE']._serialized_start=2965
+  _globals['_POSTERIORSERVICE']._serialized_end=3312
 # @@protoc_insertion_point(module_scope)

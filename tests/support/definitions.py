@@ -117,6 +117,13 @@ def experiments(draw: st.DrawFn) -> Experiment:
         if not fixed and kind != AllocationRule.KIND_UNIFORM and draw(st.booleans()):
             length = draw(durations(315_360_000).filter(lambda found: found.seconds >= 3600))
             getattr(experiment.allocation.discount, draw(st.sampled_from(["half_life", "window"]))).CopyFrom(length)
+        if not fixed and kind != AllocationRule.KIND_UNIFORM and draw(st.booleans()):
+            segments = experiment.allocation.segments
+            segments.names.extend(draw(st.lists(IDS.map(lambda name: name[:64]), min_size=1, max_size=20, unique=True)))
+            if (weight := maybe(st.floats(0, 1))) is not None:
+                segments.weight = weight
+            if (largest := maybe(st.floats(0, 1e6))) is not None:
+                segments.largest = largest
         if fixed:
             shares = [draw(st.integers(1, 100)) for _ in arm_ids]
             experiment.allocation.weights.update({a: s / sum(shares) for a, s in zip(arm_ids, shares, strict=True)})
@@ -141,6 +148,9 @@ def experiments(draw: st.DrawFn) -> Experiment:
             experiment.reward_rule.signals.add(signal=signal, reward=maybe(st.floats(0, 1)))
         if (window := maybe(durations(7_776_000))) is not None:
             experiment.reward_rule.attribution_window.CopyFrom(window)
+        experiment.reward_rule.evidence_unit = draw(st.sampled_from(RewardRule.EvidenceUnit.values()))
+        if (share := maybe(st.integers(0, 1_000_000))) is not None:
+            experiment.reward_rule.unit_share = share
         add_maturing(draw, experiment.reward_rule)
     if control >= 0 and experiment.assignment.kind != AssignmentRule.KIND_INTERLEAVED:
         if draw(st.booleans()):
