@@ -12,6 +12,7 @@ from typing import Any, Final
 import grpc
 from google.protobuf import struct_pb2
 from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2
 
 from router.client import _messages
 from router.client._requests import RouteRequest, as_arm
@@ -57,6 +58,8 @@ class Service:
             "Reward": self._reward,
             "BatchReward": self._batch_reward,
             "RecordShadow": self._record_shadow,
+            # Of the standard health service.
+            "Check": lambda _: health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING),
         }
         #: Whether to fail every call as if no router answered.
         self.unreachable = False
