@@ -26,7 +26,7 @@ from pathlib import Path
 from router.child import Child, Slot
 from router.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from router.settings import Address, ServeSettings, SettingsError, StartError, WorkerSettings
-from router.storage.database import CONNECTIONS_PER_WORKER, DatabaseUrl
+from router.storage.connecting import CONNECTIONS_PER_WORKER, DatabaseUrl
 from router.storage.errors import StorageError, StorageUnavailableError
 from router.storage.migrate import migrate, needed_revision, schema_state
 

@@ -30,7 +30,7 @@ from router.analysis.manifest import Entry, Manifest, alone, replacing
 from router.analysis.source import experiment_of
 from router.analysis.tables import SNAPSHOT_SCHEMA, snapshot_batches
 from router.storage.analysis import LOGS, Read, Reading, reading
-from router.storage.database import DatabaseUrl
+from router.storage.connecting import DatabaseUrl
 from router.storage.export import now_of, settled_after, snapshot_days, sums_of
 
 DATASETS = ("decisions", "events", "outcomes", "snapshots")

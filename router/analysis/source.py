@@ -9,7 +9,7 @@ from pathlib import Path
 
 from router.embedded import EmbeddedPostgres, read_record
 from router.storage.analysis import Read, Reading, reading
-from router.storage.database import DatabaseUrl, connect
+from router.storage.connecting import DatabaseUrl, connect
 from router.storage.errors import StorageError
 
 _SCHEMES = ("postgresql://", "postgres://", "postgresql+psycopg://")

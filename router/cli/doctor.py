@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from router.cli.options import database_options, json_option, running_database, server_option
 from router.embedded import EmbeddedPostgresError, read_record
 from router.embedded.binaries import locate
-from router.storage.database import DatabaseUrl, connect
+from router.storage.connecting import DatabaseUrl, connect
 from router.storage.errors import StorageError
 from router.storage.migrate import schema_state
 

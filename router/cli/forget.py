@@ -17,7 +17,7 @@ from router.feedback_spool import decode as decode_event
 from router.journal import SUFFIX as JOURNAL
 from router.journal import decode as decode_decision
 from router.spool import Record, frames, next_frame
-from router.storage.database import SyncConnection, connect
+from router.storage.connecting import SyncConnection, connect
 from router.storage.decisions import DecisionRow
 from router.storage.forget import Forgotten, Trace, deployment_of, erase, lacking
 from router.storage.imports import read_target

@@ -13,7 +13,7 @@ from router.cli.calls import TIMEOUT_S, connected, read
 from router.cli.main import fail
 from router.cli.options import audit_options, database_at, database_options, json_option, server_option
 from router.experiment_rules import LEARNING, allocation_kind
-from router.storage.database import SyncConnection, connect
+from router.storage.connecting import SyncConnection, connect
 from router.storage.imports import Import, ImportRefusedError, Target, add, read_target
 from router.v1 import experiments_pb2 as pb
 from router.v1 import experiments_pb2_grpc

@@ -11,7 +11,7 @@ import click
 from router.cli.audit import default_actor
 from router.embedded import EmbeddedPostgres, read_record
 from router.settings import default_data_dir
-from router.storage.database import DatabaseUrl, connect
+from router.storage.connecting import DatabaseUrl, connect
 from router.storage.errors import StorageError
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -19,7 +19,7 @@ from router.cli.calls import ExperimentStub, connected, read
 from router.cli.options import database_options, json_option, server_option
 from router.cli.past import active_arms, check_range, database_given, history_in_metrics, log_of, metrics_of, range_options
 from router.cli.plan_text import print_plan
-from router.config.durations import HINT, parse_duration
+from router.durations import HINT, parse_duration
 
 _PER_DAY = {"s": 86_400, "second": 86_400, "min": 1_440, "minute": 1_440, "h": 24, "hour": 24, "d": 1, "day": 1}
 _NUMBER = r"(?:[0-9][0-9,_]*(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from router.cli.options import INSTANT, database_at, database_options, json_option
-from router.storage.database import SyncConnection, connect
+from router.storage.connecting import SyncConnection, connect
 from router.storage.rebuild import Rebuilt, rebuild
 from router.storage.replay import Disagreement, ReplayReport, experiment_names
 from router.storage.replay import replay as compute_again

@@ -15,9 +15,9 @@ from rich.console import Console
 from router.cli.calls import TIMEOUT_S, as_dict, connected, last_transitions, read_several
 from router.cli.options import database_options, json_option, server_option
 from router.cli.pictures import metrics_table, posterior_table, ramp_lines, shadow_lines, transition_lines
-from router.config.durations import parse_duration
+from router.durations import parse_duration
 from router.embedded import read_record
-from router.storage.database import DatabaseUrl
+from router.storage.connecting import DatabaseUrl
 from router.v1 import experiments_pb2 as pb
 from router.v1 import experiments_pb2_grpc, posteriors_pb2_grpc
 from router.v1 import posteriors_pb2 as posteriors

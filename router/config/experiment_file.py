@@ -17,7 +17,7 @@ from protovalidate import Validator
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from router.config import durations
+from router import durations
 from router.config.errors import ExperimentFileError, FileProblem
 from router.config.shape import SHAPES, ExperimentShape, SignalName, StateName
 from router.config.translation import to_proto

@@ -8,8 +8,8 @@ from google.protobuf.message import Message
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from router import durations
 from router.buf.validate import validate_pb2
-from router.config import durations
 
 #: The rules of protovalidate that JSON Schema has too.
 _KEYWORDS: Final = {

@@ -15,9 +15,9 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.message import Message
 
-from router.config.durations import format_duration
 from router.config.shape import ExperimentShape
 from router.config.yaml_lines import MAX_WHOLE
+from router.durations import format_duration
 from router.v1.experiments_pb2 import DerivedSignals, Experiment, Guardrail, RampRule, RampStage
 from router.v1.types_pb2 import ARM_STATE_RETIRED
 

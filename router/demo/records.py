@@ -14,7 +14,7 @@ from uuid import UUID
 
 from bandit.reward import MICROS, Evidence
 from router.embedded import ServerRecord
-from router.storage.database import DatabaseUrl, connect
+from router.storage.connecting import DatabaseUrl, connect
 from router.storage.replay import ReplayReport, replay
 
 _DRAIN_S = 20.0

@@ -15,7 +15,7 @@ from uuid import UUID
 import psycopg
 from psycopg.types.string import ByteaBinaryLoader
 
-from router.storage.database import DatabaseUrl, connect
+from router.storage.connecting import DatabaseUrl, connect
 from router.storage.errors import translated
 
 

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psycopg
-import sqlalchemy.exc
 from psycopg import errors as pg
 
 
@@ -66,11 +65,21 @@ def translated() -> Iterator[None]:
         yield
     except psycopg.Error as error:
         raise translate(error) from error
-    except sqlalchemy.exc.DBAPIError as error:
-        if isinstance(error.orig, psycopg.Error):
-            raise translate(error.orig) from error
-        raise StorageUnavailableError(str(error.orig)) from error
-    except sqlalchemy.exc.TimeoutError as error:
-        raise StorageUnavailableError("every connection of the pool is in use") from error
     except OSError as error:
         raise StorageUnavailableError(str(error)) from error
+    except Exception as error:
+        if (ours := _of_sqlalchemy(error)) is None:
+            raise
+        raise ours from error
+
+
+def _of_sqlalchemy(error: Exception) -> StorageError | None:
+    """Return our error for one of SQLAlchemy's; None for others."""
+    # Commands that never use it must not wait for this import.
+    import sqlalchemy.exc
+
+    if isinstance(error, sqlalchemy.exc.DBAPIError):
+        return translate(error.orig) if isinstance(error.orig, psycopg.Error) else StorageUnavailableError(str(error.orig))
+    if isinstance(error, sqlalchemy.exc.TimeoutError):
+        return StorageUnavailableError("every connection of the pool is in use")
+    return None

@@ -10,7 +10,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import URL, create_engine
 
 import router
-from router.storage.database import DatabaseUrl, check_server, connect
+from router.storage.connecting import DatabaseUrl, check_server, connect
 from router.storage.errors import StorageError, translated
 
 #: Any constant will do, as long as every version of the router uses the same one.

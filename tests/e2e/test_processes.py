@@ -21,7 +21,7 @@ from processes import COMMAND, Service, alive, run, serving, wait_until
 from running import StoppableCluster
 
 from router.client import RouterClient, RouterError
-from router.storage.database import DatabaseUrl, connect
+from router.storage.connecting import DatabaseUrl, connect
 from router.storage.saved import FILE, SavedFile
 from router.v1 import routing_pb2, routing_pb2_grpc
 

@@ -11,7 +11,7 @@ from books import apply, check_books, connection_of_its_own, embedded_url, exper
 from processes import alive, run, serving, wait_until
 
 from router.client import RouterClient, RouterError
-from router.storage.database import DatabaseUrl, connect
+from router.storage.connecting import DatabaseUrl, connect
 from router.v1 import experiments_pb2, experiments_pb2_grpc, posteriors_pb2, posteriors_pb2_grpc
 
 

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 from postgres import TestCluster
 
-from router.storage.database import DatabaseUrl, check_server
+from router.storage.connecting import DatabaseUrl, check_server
 from router.storage.errors import StorageError
 from router.storage.migrate import migrate, migrations_directory, schema_state
 

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from router.config import ExperimentFileError, dump_experiment_file, load_experiment_file
-from router.config.durations import format_duration, parse_duration
+from router.durations import format_duration, parse_duration
 from router.shadow_rules import shadow_state_problems
 from router.v1.experiments_pb2 import Experiment
 

@@ -20,7 +20,8 @@ from router.clocks import Clocks
 from router.controllers import discounting
 from router.controllers.discounting import HourHand
 from router.controllers.snapshots import Historian
-from router.storage.database import Database, DatabaseUrl, connect
+from router.storage.connecting import DatabaseUrl, connect
+from router.storage.database import Database
 from router.storage.election import Session, elected
 from router.storage.rebuild import rebuild
 from router.storage.retention import drop_expired

@@ -24,7 +24,7 @@ from running import (
 )
 
 from router.cli.main import main
-from router.storage.database import DatabaseUrl, connect
+from router.storage.connecting import DatabaseUrl, connect
 from router.storage.forget import Trace
 from router.v1 import interleave_pb2, routing_pb2, types_pb2
 

@@ -15,7 +15,7 @@ from running import Router, assert_replay_agrees, experiment, query, scalar, unt
 
 from router.analysis.history import read_history
 from router.cli.main import main
-from router.storage.database import DatabaseUrl, connect
+from router.storage.connecting import DatabaseUrl, connect
 from router.storage.imports import Import as Given
 from router.storage.imports import add
 from router.storage.rebuild import Rebuilt, rebuild

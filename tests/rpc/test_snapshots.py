@@ -21,7 +21,8 @@ from router.cli.replay import replay
 from router.clocks import Clocks
 from router.controllers.snapshots import Historian
 from router.storage import maturing as waiting
-from router.storage.database import Database, DatabaseUrl, connect
+from router.storage.connecting import DatabaseUrl, connect
+from router.storage.database import Database
 from router.storage.election import Session, elected
 from router.storage.rebuild import rebuild
 from router.v1 import experiments_pb2, posteriors_pb2, routing_pb2, types_pb2

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from running import event
 
-from router.storage.database import DatabaseUrl, connect
+from router.storage.connecting import DatabaseUrl, connect
 from router.storage.migrate import migrate
 from router.storage.replay import replay
 

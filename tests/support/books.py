@@ -9,7 +9,7 @@ from processes import run, wait_until
 
 from router.client import CHANNEL_OPTIONS
 from router.embedded import read_record
-from router.storage.database import DatabaseUrl, connect
+from router.storage.connecting import DatabaseUrl, connect
 from router.storage.replay import replay
 
 EXPERIMENT = """
