@@ -97,7 +97,7 @@ def _decision_ns(policy: Policy, seed: int, seconds: float) -> float:
     calls, began = 0, time.perf_counter_ns()
     while True:
         for _ in range(1_000):
-            choice = policy.choice(None)
+            choice = policy.pooled.choice(None)
             policy.arms[draw(choice.sums, uniform())]
         calls += 1_000
         spent = time.perf_counter_ns() - began

@@ -10,8 +10,8 @@ Source
 """
 
 import struct
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from math import inf
 from types import MappingProxyType
@@ -27,13 +27,11 @@ from bandit.allocation import (
     allocate,
     cumulative,
     finish,
-    limited,
     restrict,
 )
-from bandit.ramp_state import OPEN, Phase, RampState, challenger_limits
 from bandit.reward import Evidence
 from router.discounting import Hours, posterior_of
-from router.experiment import Arm, Definition, Rules
+from router.experiment import Arm, Definition
 from router.v1 import routing_pb2, types_pb2
 
 #: Subsets of up to this many arms get their own allocation at once, which takes under 1 ms; larger ones are renormalised.
@@ -61,30 +59,19 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
-    """What a replica needs to decide for one experiment."""
+class Part:
+    """How one part of the traffic is divided among the arms."""
 
     definition: Definition
     policy_version: int
     #: The active arms, in order; the vectors below are aligned with them.
     arms: tuple[Arm, ...]
-    #: For each, a serialized RouteResponse that holds experiment and arm and nothing else.
-    replies: tuple[bytes, ...]
-    #: For each reason, a serialized RouteResponse that holds reason and policy version and nothing else.
-    reasons: tuple[bytes, ...]
-    #: Position of each active arm by its id, and by its number.
-    position: Mapping[str, int]
-    position_of_number: Mapping[int, int]
     alpha: Vector
     beta: Vector
     #: The allocation over all active arms; None if none of them can be served.
     everyone: Choice | None
     #: Choices of eligible subsets, made on first use.
     subsets: dict[tuple[int, ...], Choice] = field(default_factory=dict)
-    #: The share of decisions that is mirrored; 0 where there is no arm to mirror to.
-    mirror_rate: float = 0.0
-    #: A serialized RouteResponse that holds the arms to mirror to and how much text is wanted, and nothing else.
-    mirrored: bytes = b""
 
     def choice(self, eligible: tuple[int, ...] | None) -> Choice:
         """Return the allocation for `eligible`, sorted positions; None means every active arm.
@@ -119,6 +106,34 @@ class Policy:
         return freeze(self.definition.incarnation, self.policy_version, self.arms, p, exact=exact)
 
 
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What a replica needs to decide for one experiment."""
+
+    definition: Definition
+    policy_version: int
+    #: The active arms, in order.
+    arms: tuple[Arm, ...]
+    #: For each, a serialized RouteResponse that holds experiment and arm and nothing else.
+    replies: tuple[bytes, ...]
+    #: For each reason, a serialized RouteResponse that holds reason and policy version and nothing else.
+    reasons: tuple[bytes, ...]
+    #: Position of each active arm by its id, and by its number.
+    position: Mapping[str, int]
+    position_of_number: Mapping[int, int]
+    #: How all traffic is divided.
+    pooled: Part
+    #: The share of decisions that is mirrored; 0 where there is no arm to mirror to.
+    mirror_rate: float = 0.0
+    #: A serialized RouteResponse that holds the arms to mirror to and how much text is wanted, and nothing else.
+    mirrored: bytes = b""
+
+    @property
+    def everyone(self) -> Choice | None:
+        """The allocation of all traffic over all active arms; None if none of them can be served."""
+        return self.pooled.everyone
+
+
 def freeze(incarnation: int, policy_version: int, arms: tuple[Arm, ...], p: Vector, *, exact: bool) -> Choice:
     """Prepare a vector for drawing, replying and logging."""
     p.setflags(write=False)
@@ -133,44 +148,6 @@ def freeze(incarnation: int, policy_version: int, arms: tuple[Arm, ...], p: Vect
     in_reply = routing_pb2.RouteResponse(allocation=entries).SerializeToString()
     in_batch = routing_pb2.BatchRouteResponse(allocations=[routing_pb2.Allocation(entries=entries)]).SerializeToString()
     return Choice(name.digest(), p, cumulative(p), exact, in_reply, in_batch)
-
-
-def rules_in_force(rules: Rules, active_arms: Sequence[Arm], state: RampState | None, experiment_state: str) -> Rules:
-    """Return the rules as the state of the experiment, or of its ramp, limits them.
-
-    In state shadow the control answers alone, without anything of the unit: all else is put off until the experiment runs.
-    """
-    if experiment_state == "shadow":
-        return _control_alone(rules)
-    return limited_rules(rules, active_arms, state)
-
-
-def _control_alone(rules: Rules) -> Rules:
-    control = rules.allocation.control
-    alone = tuple(float(i == control) for i in range(len(rules.allocation.caps)))
-    only = AllocationRule(AllocationKind.FIXED, 0.0, alone, control, alone)
-    return replace(rules, allocation=only, assignment="per_request", holdout=0.0)
-
-
-def limited_rules(rules: Rules, active_arms: Sequence[Arm], state: RampState | None) -> Rules:
-    """Return the rules as a ramp in this state limits them; one that has not begun limits as its first stage does.
-
-    While the ramp is open units are hashed, also where their arms are stored: what a unit drew while the challenger had
-    1 % would else be kept for ever. Hash and first draw agree, so what is stored after the ramp is what units had in it.
-    """
-    challenger = next((i for i, arm in enumerate(active_arms) if arm.arm_id == rules.ramp_challenger), None)
-    if rules.ramp is None or challenger is None:
-        return rules
-    if state is None or state.stage >= len(rules.ramp.stages):
-        state = RampState(Phase.RAMPING, 0, 0, version=0)
-    if state.phase is Phase.PROMOTED:
-        return rules
-    by_hash = state.phase in OPEN and rules.assignment == "sticky_stored"
-    return replace(
-        rules,
-        allocation=limited(rules.allocation, challenger, *challenger_limits(rules.ramp, state)),
-        assignment="sticky_hash" if by_hash else rules.assignment,
-    )
 
 
 def compile_policy(
@@ -190,16 +167,13 @@ def compile_policy(
     posteriors = [
         posterior_of(arm.number, evidence.get(arm.number, none), rules.prior_of(arm), rules.discount, hours) for arm in arms
     ]
-    alpha = np.array([alpha for alpha, _ in posteriors])
-    beta = np.array([beta for _, beta in posteriors])
-    alpha.setflags(write=False)
-    beta.setflags(write=False)
+    pooled = _part(
+        definition,
+        policy_version,
+        np.array([alpha for alpha, _ in posteriors]),
+        np.array([beta for _, beta in posteriors]),
+    )
     same = previous is not None and previous.definition is definition
-    try:
-        p = allocation_of(rules.allocation, alpha, beta, definition.bucket_table, arms)
-        everyone = freeze(definition.incarnation, policy_version, arms, p, exact=True)
-    except NoEligibleArmError:
-        everyone = None
     return Policy(
         definition=definition,
         policy_version=policy_version,
@@ -211,12 +185,22 @@ def compile_policy(
         ),
         position={arm.arm_id: i for i, arm in enumerate(arms)},
         position_of_number={arm.number: i for i, arm in enumerate(arms)},
-        alpha=alpha,
-        beta=beta,
-        everyone=everyone,
+        pooled=pooled,
         mirror_rate=rules.shadow.rate if rules.shadow is not None and definition.mirrored_arms else 0.0,
         mirrored=previous.mirrored if previous is not None and same else _mirrored(definition),
     )
+
+
+def _part(definition: Definition, policy_version: int, alpha: Vector, beta: Vector) -> Part:
+    arms = definition.active_arms
+    alpha.setflags(write=False)
+    beta.setflags(write=False)
+    try:
+        p = allocation_of(definition.rules.allocation, alpha, beta, definition.bucket_table, arms)
+        everyone = freeze(definition.incarnation, policy_version, arms, p, exact=True)
+    except NoEligibleArmError:
+        everyone = None
+    return Part(definition, policy_version, arms, alpha, beta, everyone)
 
 
 def allocation_of(

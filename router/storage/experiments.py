@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from bandit.assignment import BUCKETS
 from bandit.ramp_state import Phase, RampState
 from router.experiment import Arm, Definition, NewArm, NewDefinition
-from router.policy import limited_rules, rules_in_force
+from router.limits import limited_rules, rules_in_force
 from router.rules import bucket_table_of, by_buckets, reward_rule_of, rules_of
 from router.storage.arms import write_arms
 from router.storage.database import driver_of

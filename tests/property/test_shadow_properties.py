@@ -25,8 +25,9 @@ from router.decide import Decider
 from router.errors import ServiceError
 from router.experiment import Definition
 from router.journal import Journal
+from router.limits import limited_rules
 from router.messages import new_definition
-from router.policy import Policy, compile_policy, limited_rules
+from router.policy import Policy, compile_policy
 from router.registry import Registry
 from router.rules import bucket_table_of, rules_of
 from router.services.routing import RouterService
