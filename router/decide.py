@@ -18,6 +18,8 @@ from router.journal import Journal
 from router.policy import Choice, Policy, freeze
 from router.registry import Registry
 from router.sticky import StickyUnits
+from router.telemetry.drawn import Drawn
+from router.telemetry.tallies import Names
 from router.tokens import DecisionToken, TokenCodec
 from router.v1 import routing_pb2
 from router.wire import receipt
@@ -65,8 +67,9 @@ class Decider:
         journal: Journal,
         clock_us: Callable[[], int],
         rng: random.Random,
+        drawn: Drawn | None = None,
     ) -> None:
-        """`clock_us` gives microseconds since the epoch; `rng` draws arms and decision keys."""
+        """`clock_us` gives microseconds since the epoch; `rng` draws arms and decision keys; `drawn` counts decisions."""
         self._registry = registry
         self._sticky = sticky
         self._codec = codec
@@ -74,6 +77,7 @@ class Decider:
         self._clock_us = clock_us
         self._rng = rng
         self._budgets = registry.budgets
+        self._drawn = drawn or Drawn(Names())
         self._replies: OrderedDict[tuple[int, str], _Remembered] = OrderedDict()
         self._replies_bytes = 0
         #: By incarnation: a policy version and its choice of the control alone.
@@ -116,7 +120,9 @@ class Decider:
         """
         try:
             self._journal.flush(since)
+            self._drawn.made()
         except ResourceExhaustedError:
+            self._drawn.dropped()
             # Among the remembered are some that were never made.
             self._replies.clear()
             self._replies_bytes = 0
@@ -247,6 +253,7 @@ class Decider:
             )
         )
         number = self._journal.append(raw, reason, choice, policy, request)
+        self._drawn.decided(policy, choice, position, reason)
         reply = receipt(decision_id, propensity) + policy.reasons[reason] + policy.replies[position]
         stale_for_s = self._registry.stale_for_s()
         if stale_for_s:
@@ -255,6 +262,7 @@ class Decider:
             reply += stale.SerializeToString()
         elif policy.mirror_rate > 0.0 and self._is_mirrored(policy, reason, key, now_us):
             reply += policy.mirrored
+            self._drawn.mirrored[definition.experiment_id] += 1
         return Decision(reply, choice, number)
 
     def _is_mirrored(self, policy: Policy, reason: routing_pb2.Reason, key: bytes, now_us: int) -> bool:

@@ -25,6 +25,7 @@ class Event(NamedTuple):
 
     row: EventRow
     arm_id: str
+    experiment_id: str
 
 
 class Feedback:
@@ -51,7 +52,8 @@ class Feedback:
         if entry is None or not knows(entry.definition, token):
             return None
         definition = entry.definition
-        return Event(event_row(request, token, definition, self.now_us()), definition.arm_ids[token.arm])
+        row = event_row(request, token, definition, self.now_us())
+        return Event(row, definition.arm_ids[token.arm], definition.experiment_id)
 
     async def lookup(self, request: routing_pb2.RewardRequest, token: DecisionToken) -> Event:
         """Return the event after asking Postgres for its experiment.

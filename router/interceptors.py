@@ -9,6 +9,7 @@ every call, at the cost of a coroutine.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 from collections.abc import AsyncIterator, Mapping
@@ -18,8 +19,10 @@ import grpc
 from google.protobuf.message import Message
 from grpc_status import rpc_status
 
+from router.access.guard import Guard, MethodGuard
 from router.errors import InternalError, InvalidArgumentError, ServiceError, UnavailableError
 from router.storage.errors import StorageError, StorageUnavailableError
+from router.telemetry.calls import Calls, Method, interrupted
 from router.validation import validate
 
 log = logging.getLogger(__name__)
@@ -32,19 +35,31 @@ class _Malformed:
 class InterceptingServer:
     """What `add_…Servicer_to_server` is given in place of a server, so that every handler is wrapped."""
 
-    def __init__(self, server: grpc.aio.Server) -> None:
+    def __init__(self, server: grpc.aio.Server, calls: Calls | None = None, guard: Guard | None = None) -> None:
+        """`calls` counts and times them; `guard` asks what the caller may do, unless anybody may do anything."""
         self._server = server
+        self._calls = calls or Calls()
+        self._guard = guard
 
     def add_generic_rpc_handlers(self, handlers: object) -> None:
         """Nothing: the same handlers come by name."""
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
         """Register the wrapped handlers of a service."""
-        wrapped = {name: _wrap(handler) for name, handler in handlers.items()}
+        wrapped = {
+            name: _wrap(
+                handler,
+                self._calls.method(service, name),
+                None if self._guard is None else self._guard.of(f"/{service}/{name}"),
+            )
+            for name, handler in handlers.items()
+        }
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, wrapped),))
 
 
-def _wrap(handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
+def _wrap(
+    handler: grpc.RpcMethodHandler[Any, Any], method: Method, guard: MethodGuard | None
+) -> grpc.RpcMethodHandler[Any, Any]:
     """Wrap a handler of one request and one reply, or of one request and a stream of replies."""
     behave: Any = handler.unary_unary
     stream: Any = handler.unary_stream
@@ -58,23 +73,50 @@ def _wrap(handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any
             return _Malformed()
 
     async def call(request: Message | _Malformed, context: Any) -> Any:
+        running, code, reply = method.began(context), grpc.StatusCode.OK, None
         try:
+            if guard is not None:
+                guard.admit(request)
             if isinstance(request, _Malformed):
                 raise _malformed()
             validate(request)
-            return await behave(request, context)
+            reply = await behave(request, context)
+            return reply
         except Exception as error:
-            return await _abort(error, request, context)
+            if guard is not None:
+                guard.note(error, request, context)
+            told = as_service_error(error, log_fields(request))
+            code = told.code
+            return await abort(told, context)
+        except asyncio.CancelledError:
+            code = interrupted(context)
+            raise
+        finally:
+            method.ended(running, code, reply)
 
     async def call_stream(request: Message | _Malformed, context: Any) -> AsyncIterator[Any]:
+        running, code = method.began(context, attach=False), grpc.StatusCode.OK
         try:
+            if guard is not None:
+                guard.admit(request)
             if isinstance(request, _Malformed):
                 raise _malformed()
             validate(request)
             async for reply in stream(request, context):
+                if guard is not None:
+                    guard.check_still()
                 yield reply
         except Exception as error:
-            await _abort(error, request, context)
+            if guard is not None:
+                guard.note(error, request, context)
+            told = as_service_error(error, log_fields(request))
+            code = told.code
+            await abort(told, context)
+        except (asyncio.CancelledError, GeneratorExit):
+            code = interrupted(context)
+            raise
+        finally:
+            method.ended(running, code)
 
     if stream is not None:
         return grpc.unary_stream_rpc_method_handler(call_stream, deserialize, _serialize)
@@ -85,8 +127,8 @@ def _malformed() -> InvalidArgumentError:
     return InvalidArgumentError("the request's bytes are not the message that this method takes", reason="MALFORMED_MESSAGE")
 
 
-async def _abort(error: Exception, request: object, context: Any) -> Any:
-    service_error = as_service_error(error, log_fields(request))
+async def abort(service_error: ServiceError, context: Any) -> Any:
+    """End a call with an error."""
     if service_error.retry_after_ms is not None:
         # What gRPC's own retries read; RetryInfo is for people and for other clients.
         context.set_trailing_metadata((("grpc-retry-pushback-ms", str(service_error.retry_after_ms)),))

@@ -29,7 +29,7 @@ from router.sticky import StickyUnits
 from router.storage.errors import StorageUnavailableError
 from router.storage.policies import Digest, EvidenceReading
 from router.storage.reader import Heard
-from router.telemetry import LearningLag
+from router.telemetry.lag import LearningLag
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +134,8 @@ class Registry:
         self._used: set[int] = set()
         self._used_before: set[int] = set()
         self._rotated_at = clock()
-        self._lag = LearningLag(clock)
+        #: How long learning takes, for the metrics.
+        self.lag = LearningLag(clock)
         self._compiler = ThreadPoolExecutor(1, thread_name_prefix="compile")
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -145,6 +146,20 @@ class Registry:
     def current_incarnation(self, incarnation: int) -> Entry | None:
         """As `current`, by incarnation."""
         return self._by_incarnation.get(incarnation)
+
+    @property
+    def entries(self) -> Collection[Entry]:
+        """Every experiment as it is known now."""
+        return self._entries.values()
+
+    @property
+    def unreadable(self) -> int:
+        """How many experiments stay at their last policy because they cannot be read or compiled."""
+        return len(self._unreadable)
+
+    def age_s(self, entry: Entry) -> float:
+        """Return for how long the policy version of an entry has been in Postgres, in seconds."""
+        return self._clock() - entry.read_at_s + entry.reading.changed_ago_s
 
     def touch(self, incarnation: int) -> None:
         """Keep this experiment compiled: it was routed."""
@@ -356,7 +371,7 @@ class Registry:
             seconds += await self._put(chunk, read_at_s)
             for (_, reading), entry in zip(chunk, before, strict=True):
                 if entry is not None and entry.policy_version < reading.policy_version:
-                    self._lag.learned(reading.changed_ago_s + self._clock() - returned_at_s)
+                    self.lag.learned(reading.changed_ago_s + self._clock() - returned_at_s)
         return seconds
 
     async def _put(self, readings: Sequence[tuple[Definition, EvidenceReading]], read_at_s: float) -> float:
