@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
+from router.access.keys import ApiKey
 from router.experiment import Definition
 from router.storage.database import Database
 from router.storage.errors import StorageError, StorageUnavailableError
@@ -27,6 +29,7 @@ class SavedState:
 
     as_of: datetime
     experiments: list[tuple[Definition, EvidenceReading]]
+    api_keys: Sequence[ApiKey] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,4 +89,5 @@ def _from_copy(database: Database, spool_dir: Path) -> Deployment:
         origin = file.origin()
         if origin is None:
             raise SavedCopyError(f"{path} is empty")
-        return Deployment(origin.deployment_id, file.codec(), path.parent, SavedState(origin.as_of, file.experiments()))
+        saved = SavedState(origin.as_of, file.experiments(), file.api_keys())
+        return Deployment(origin.deployment_id, file.codec(), path.parent, saved)

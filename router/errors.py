@@ -139,6 +139,20 @@ class AbortedError(ServiceError):
     reason = "STALE_ETAG"
 
 
+class UnauthenticatedError(ServiceError):
+    """The call has no key that is good."""
+
+    code = grpc.StatusCode.UNAUTHENTICATED
+    reason = "API_KEY_INVALID"
+
+
+class PermissionDeniedError(ServiceError):
+    """The key is good, and not for this."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+    reason = "ROLE_MISSING"
+
+
 class ResourceExhaustedError(ServiceError):
     """A bound of this replica is reached."""
 

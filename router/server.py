@@ -13,16 +13,20 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
+from router.access.guard import Guard, GuardedServer
 from router.budgets import Budgets
 from router.clocks import Clocks
+from router.credentials import Credentials
 from router.decide import Decider
+from router.denials import DenialLog
 from router.deployment import Deployment, find_deployment, is_still
 from router.feedback import Feedback
 from router.feedback_spool import FeedbackSpool
 from router.gate import Gate, stop_listening
 from router.ingest import Ingest
-from router.interceptors import InterceptingServer
+from router.interceptors import InterceptingServer, abort
 from router.journal import Journal
+from router.listening import Bounds, listen, new_server
 from router.registry import Registry
 from router.services.experiments import ExperimentService
 from router.services.interleave import InterleaveService
@@ -33,6 +37,7 @@ from router.services.shadow import ShadowService
 from router.services.watchers import Watchers
 from router.settings import WorkerSettings
 from router.sticky import StickyUnits
+from router.storage.access import AccessReader
 from router.storage.database import Database, DatabaseUrl
 from router.storage.errors import StorageUnavailableError
 from router.storage.reader import Announcer, PolicyReader
@@ -56,18 +61,12 @@ from router.v1 import (
 
 log = logging.getLogger(__name__)
 
-MAX_MESSAGE_BYTES = 16 * 1024 * 1024
-_OPTIONS = (
-    ("grpc.so_reuseport", 1),  # workers share the port that the supervisor holds
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_metadata_size", 16 * 1024),
-    ("grpc.max_concurrent_streams", 1024),
-)
 _DRAIN_S = 10.0
 _GOODBYE_S = 1.0
 #: A server stops once no call has come for this long, and holds calls up for this long at most.
 _QUIET_S = 0.03
+#: Keys are waited for so long at the start.
+_KEYS_S = 15.0
 _HELD_UP_S = 0.25
 _SERVICES = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
@@ -85,9 +84,10 @@ _SERVICES = tuple(
 class Server:
     """One router process. The schema must be at this version's revision."""
 
-    def __init__(self, settings: WorkerSettings, clocks: Clocks | None = None) -> None:
+    def __init__(self, settings: WorkerSettings, clocks: Clocks | None = None, bounds: Bounds | None = None) -> None:
         self._settings = settings
         self._clocks = clocks or Clocks()
+        self._bounds = bounds or Bounds()
         self._closers = contextlib.AsyncExitStack()
         #: Set once another deployment has taken the place of the one this process started for: it should start over.
         self.obsolete = asyncio.Event()
@@ -130,10 +130,12 @@ class Server:
             ingest.start()
             starting.push_async_callback(ingest.stop)
 
-            server = grpc.aio.server(options=_OPTIONS)
+            guard = await self._follow_keys(deployment, database, starting)
+            server = new_server(settings, self._bounds)
             gate = Gate(server)
             gated = cast(grpc.aio.Server, gate)
-            registrar = cast(grpc.aio.Server, InterceptingServer(gated))
+            guarded = gated if guard is None else cast(grpc.aio.Server, GuardedServer(gated, guard, abort))
+            registrar = cast(grpc.aio.Server, InterceptingServer(guarded, guard=guard))
             decider = Decider(registry, sticky, codec, journal, clocks.now_us, clocks.rng)
             feedback = Feedback(registry, codec, clocks.now_us)
             routing = RouterService(decider, feedback, ingest)
@@ -158,8 +160,8 @@ class Server:
             health_pb2_grpc.add_HealthServicer_to_server(health, gated)
             names = (*_SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
             add_reflection: Any = reflection_pb2_grpc.add_ServerReflectionServicer_to_server
-            add_reflection(reflection.aio.ReflectionServicer((*names, reflection.SERVICE_NAME)), gated)
-            self.port = _listen(server, settings)
+            add_reflection(reflection.aio.ReflectionServicer((*names, reflection.SERVICE_NAME)), guarded)
+            self.port = listen(server, settings)
             for name in ("", *_SERVICES):
                 await health.set(name, health_pb2.HealthCheckResponse.SERVING)
             await server.start()
@@ -171,6 +173,28 @@ class Server:
     async def stop(self) -> None:
         """Refuse new calls, finish those under way, commit or spool what they left, and let go."""
         await self._closers.aclose()
+
+    async def _follow_keys(
+        self, deployment: Deployment, database: Database, starting: contextlib.AsyncExitStack
+    ) -> Guard | None:
+        """Keep signing keys up to date and, where calls need one, API keys: those are known before the first call."""
+        clocks, guard = self._clocks, None
+        if self._settings.keys:
+            denials = DenialLog(database, clocks.monotonic)
+            starting.push_async_callback(cancelled, asyncio.create_task(denials.run(), name="denials"))
+            guard = Guard(clocks.monotonic, clocks.now_us, denials)
+            if deployment.saved is not None:
+                guard.follow(deployment.saved.api_keys)
+        credentials = Credentials(
+            AccessReader(database), deployment.deployment_id, deployment.codec, guard, clocks.monotonic, clocks.now_us
+        )
+        starting.push_async_callback(cancelled, asyncio.create_task(credentials.run(), name="credentials"))
+        if deployment.saved is None:
+            try:
+                await asyncio.wait_for(credentials.read.wait(), _KEYS_S)
+            except TimeoutError:
+                raise StorageUnavailableError("Postgres went away before its keys were read") from None
+        return guard
 
     async def _start_from(
         self, deployment: Deployment, database: Database, registry: Registry, starting: contextlib.AsyncExitStack
@@ -186,14 +210,6 @@ class Server:
                 self.obsolete.set()
 
         starting.push_async_callback(cancelled, asyncio.create_task(watch(), name="deployment"))
-
-
-def _listen(server: grpc.aio.Server, settings: WorkerSettings) -> int:
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    try:
-        return server.add_insecure_port(f"{host}:{settings.port}")
-    except RuntimeError as error:
-        raise OSError(f"cannot listen on {host}:{settings.port}: is another program using it?") from error
 
 
 async def _drained(server: grpc.aio.Server, gate: Gate, port: int, health: HealthServicer, ingest: Ingest) -> None:

@@ -3,11 +3,12 @@
 import json
 import os
 from dataclasses import asdict, dataclass
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Self
 
 from router.logs import LogFormat
+from router.tls import CertificateError, TlsFiles, read_files
 
 #: The role of the process that is the keeper; the others are workers.
 KEEPER = "keeper"
@@ -31,29 +32,75 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Accept HOST:PORT, with an IPv6 host in brackets. Beyond loopback is refused."""
+        """Accept HOST:PORT: an IP address, in brackets if it is IPv6, or localhost."""
         host, colon, port = text.rpartition(":")
         host = host.strip("[]")
         if not colon or not (port.isascii() and port.isdecimal()) or int(port) > 65_535 or not host:
             raise SettingsError(f"--listen {text!r}: must be HOST:PORT, as in 127.0.0.1:50051")
-        if not _is_loopback(host):
+        if host != "localhost" and _ip(host) is None:
             raise SettingsError(
-                f"--listen {text!r}: only loopback addresses are served (127.0.0.1, [::1], localhost), because there are"
-                " neither keys nor TLS yet: put a proxy that authenticates in front"
+                f"--listen {text!r}: {host!r} is no IP address: give one of this host's, or 0.0.0.0 for all of them"
             )
         return cls("127.0.0.1" if host == "localhost" else host, int(port))
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this host can reach it."""
+        found = _ip(self.host)
+        return found is not None and found.is_loopback
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
+def _ip(host: str) -> IPv4Address | IPv6Address | None:
     try:
-        return ip_address(host).is_loopback
+        return ip_address(host)
     except ValueError:
-        return False
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """Who can reach the service, and what it asks of them."""
+
+    #: Whether calls need an API key.
+    keys: bool
+    #: None: plain text.
+    tls: TlsFiles | None
+
+    @classmethod
+    def checked(cls, address: Address, auth: str | None, tls: TlsFiles | None, *, insecure: bool) -> Self:
+        """Return what a service of this address is to ask; `auth` is "keys", "none" or None for the default.
+
+        Beyond loopback that is keys and TLS: SettingsError says what is missing, unless `insecure` permits it.
+        """
+        keys = not address.is_loopback if auth is None else auth == "keys"
+        if not address.is_loopback and not insecure:
+            missing = [
+                *([] if keys else ["--auth none: anybody who reaches it could route, reward and change experiments"]),
+                *([] if tls else ["no --tls-cert and --tls-key: keys and traffic would travel in plain text"]),
+            ]
+            if missing:
+                raise SettingsError(
+                    f"--listen {address} is beyond loopback, with {'; and '.join(missing)}. Give keys and TLS"
+                    " (docs/security.md), listen on 127.0.0.1 behind a proxy that does both, or say --insecure"
+                )
+        return cls(keys, tls)
+
+
+def tls_files(cert: str | None, key: str | None, client_ca: str | None) -> TlsFiles | None:
+    """Return the files that options name, absolute and found good; None without any. Raises SettingsError."""
+    if not cert and not key and not client_ca:
+        return None
+    if not cert or not key:
+        raise SettingsError("--tls-cert and --tls-key go together, and --tls-client-ca needs both")
+    files = TlsFiles(*(str(Path(name).absolute()) if name else "" for name in (cert, key, client_ca)))
+    try:
+        read_files(files)
+    except CertificateError as error:
+        raise SettingsError(str(error)) from None
+    return files
 
 
 def retention_days(text: str) -> int:
@@ -82,6 +129,7 @@ class ServeSettings:
     log_level: str
     #: Days of decisions and events that are kept; None is for ever.
     retention_days: int | None = None
+    exposure: Exposure = Exposure(keys=False, tls=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +146,12 @@ class WorkerSettings:
     log_format: LogFormat = "text"
     #: Days of decisions and events that are kept, besides today's; None is for ever.
     retention_days: int | None = None
+    #: Whether calls need an API key.
+    keys: bool = False
+    #: Files; empty for plain text. With a client CA, clients need a certificate.
+    tls_cert: str = ""
+    tls_key: str = ""
+    tls_client_ca: str = ""
 
     def to_json(self) -> str:
         """Return one line for the worker's standard input."""

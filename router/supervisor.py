@@ -29,6 +29,7 @@ from router.settings import Address, ServeSettings, SettingsError, StartError, W
 from router.storage.connecting import CONNECTIONS_PER_WORKER, DatabaseUrl
 from router.storage.errors import StorageError, StorageUnavailableError
 from router.storage.migrate import migrate, needed_revision, schema_state
+from router.tls import TlsFiles
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ def prepared(
         _make_directory(settings.data_dir)
         url = DatabaseUrl.parse(settings.database_url)
         migrated = _migrated_or_saved(url, spool_dir)
+    tls = settings.exposure.tls or TlsFiles("", "")
     worker = WorkerSettings(
         host=settings.address.host,
         port=listener.getsockname()[1],
@@ -65,6 +67,10 @@ def prepared(
         spool_dir=str(spool_dir),
         log_level=settings.log_level,
         retention_days=settings.retention_days,
+        keys=settings.exposure.keys,
+        tls_cert=tls.cert,
+        tls_key=tls.key,
+        tls_client_ca=tls.client_ca,
     )
     return Supervision(worker, waiting, postgres, announce, migrated=migrated)
 

@@ -17,11 +17,11 @@ accepted, so that one decision has one id.
 import binascii
 import struct
 from binascii import a2b_base64, b2a_base64
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from hmac import compare_digest
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from router.errors import InvalidArgumentError
 
@@ -74,7 +74,11 @@ class TokenKey:
     """A signing key: 32 secret bytes under a random 32-bit id."""
 
     key_id: int
-    secret: bytes
+    secret: bytes = field(repr=False)
+    #: From when it signs, until a later one does, in microseconds since the epoch.
+    activates_at_us: int = 0
+    #: Whether what it signed is refused.
+    retired: bool = False
 
 
 class _Keyed:
@@ -105,21 +109,51 @@ class _Keyed:
 
 
 class TokenCodec:
-    """Mints and opens decision ids. The newest key signs; every known key verifies."""
+    """Mints and opens decision ids. One key signs, every known key verifies, and the first key there was names units.
 
-    def __init__(self, signing: TokenKey, verifying: Mapping[int, bytes]) -> None:
+    That one is never replaced: a unit keeps its hash, and a repeated request its draw, while signing keys come and go.
+    """
+
+    def __init__(self, signing: TokenKey, verifying: Mapping[int, bytes], identity: bytes | None = None) -> None:
+        """`identity` is the secret that names units; by default the signing one."""
+        #: The oldest first.
+        self.keys: Sequence[TokenKey] = (signing,)
+        self._set(signing, verifying, signing.secret if identity is None else identity)
+
+    @classmethod
+    def of(cls, keys: Sequence[TokenKey], now_us: int) -> Self:
+        """Return a codec of these keys, the oldest first; there must be one."""
+        codec = cls(keys[0], {})
+        codec.follow(keys, now_us)
+        return codec
+
+    def follow(self, keys: Sequence[TokenKey], now_us: int) -> None:
+        """Have these keys from now on, the oldest first. The one that was activated last signs, by this host's clock."""
+        self.keys = tuple(keys)
+        active = [key for key in keys if not key.retired and key.activates_at_us <= now_us]
+        # The clocks of this host and of Postgres may differ by more than the age of the first key.
+        signing = max(active, key=lambda key: key.activates_at_us) if active else keys[0]
+        self._set(signing, {key.key_id: key.secret for key in keys if not key.retired}, keys[0].secret)
+
+    def _set(self, signing: TokenKey, verifying: Mapping[int, bytes], identity: bytes) -> None:
         self._key_id = signing.key_id
         self._keyed = {key_id: _Keyed(secret) for key_id, secret in {**verifying, signing.key_id: signing.secret}.items()}
         self._signing = self._keyed[signing.key_id]
+        self._identity = _Keyed(identity)
+
+    @property
+    def key_id(self) -> int:
+        """The id of the key that signs."""
+        return self._key_id
 
     @property
     def secret(self) -> bytes:
-        """The signing secret, which also keys the draws of retried requests."""
-        return self._signing.secret
+        """The secret that keys the draws of repeated requests: the same for as long as the deployment lives."""
+        return self._identity.secret
 
     def hash_id(self, value: str) -> bytes:
         """Return the 8-byte keyed hash of a unit, session or turn id; zeros for an empty one."""
-        return self._signing.identifier(value) if value else _ABSENT
+        return self._identity.identifier(value) if value else _ABSENT
 
     def mint(self, token: DecisionToken) -> tuple[bytes, bytes]:
         """Return the decision id, in ASCII, and the signed bytes it encodes."""

@@ -7,6 +7,7 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -90,8 +91,8 @@ async def start_router(tmp_path: Path) -> AsyncIterator[StartRouter]:
     """Starts routers that share a spool directory, as the workers of a host do; they end with the test."""
     started: list[Router] = []
 
-    async def start(url: str, clocks: Clocks | None = None, *, keeper: bool = True) -> Router:
-        router = await Router.start(url, tmp_path / "spool", clocks, keeper=keeper)
+    async def start(url: str, clocks: Clocks | None = None, *, keeper: bool = True, **settings: Any) -> Router:
+        router = await Router.start(url, tmp_path / "spool", clocks, keeper=keeper, **settings)
         started.append(router)
         return router
 

@@ -7,10 +7,40 @@ import click
 
 from router.cli.options import DEFAULT_SERVER, database_options
 
+_FILE = click.Path(dir_okay=False)
+
 
 @click.command()
 @click.option(
     "--listen", envvar="BANDIT_ROUTER_LISTEN", default=DEFAULT_SERVER, show_default=True, help="HOST:PORT; port 0 is any."
+)
+@click.option(
+    "--auth",
+    type=click.Choice(["keys", "none"]),
+    envvar="BANDIT_ROUTER_AUTH",
+    show_default="none on loopback, else keys",
+    help="Whether calls need an API key: see `bandit-router keys`.",
+)
+@click.option(
+    "--tls-cert",
+    type=_FILE,
+    envvar="BANDIT_ROUTER_TLS_CERT",
+    help="PEM certificate, and its chain; read again when it changes.",
+)
+@click.option(
+    "--tls-key", type=_FILE, envvar="BANDIT_ROUTER_TLS_KEY", help="PEM key of the certificate, without a password."
+)
+@click.option(
+    "--tls-client-ca",
+    type=_FILE,
+    envvar="BANDIT_ROUTER_TLS_CLIENT_CA",
+    help="PEM certificates that clients' own must be signed by: mutual TLS.",
+)
+@click.option(
+    "--insecure",
+    is_flag=True,
+    envvar="BANDIT_ROUTER_INSECURE",
+    help="Listen beyond loopback without keys or without TLS: for a network where nobody is a stranger.",
 )
 @database_options
 @click.option(
@@ -44,6 +74,11 @@ from router.cli.options import DEFAULT_SERVER, database_options
 )
 def serve(
     listen: str,
+    auth: str | None,
+    tls_cert: str | None,
+    tls_key: str | None,
+    tls_client_ca: str | None,
+    insecure: bool,
     database_url: str | None,
     data_dir: Path,
     workers: int,
@@ -57,9 +92,11 @@ def serve(
     """
     from router.logs import configure_logging
     from router.serving import serve as supervise
-    from router.settings import Address, ServeSettings, retention_days
+    from router.settings import Address, Exposure, ServeSettings, retention_days, tls_files
 
     configure_logging(log_level, log_format)
     kept = None if retention is None else retention_days(retention)
-    settings = ServeSettings(Address.parse(listen), database_url, data_dir, workers, log_level, kept)
+    address = Address.parse(listen)
+    exposure = Exposure.checked(address, auth, tls_files(tls_cert, tls_key, tls_client_ca), insecure=insecure)
+    settings = ServeSettings(address, database_url, data_dir, workers, log_level, kept, exposure)
     raise SystemExit(supervise(settings, lambda line: print(line, flush=True)))

@@ -7,11 +7,13 @@ from typing import Protocol
 from bandit import ramp_state
 from bandit.ramp import Ramp
 from bandit.ramp_state import AUTOMATIC, Phase, RampState, Transition
+from router.access.caller import current_caller
 from router.errors import AbortedError, AlreadyExistsError, FailedPreconditionError, InvalidArgumentError, NotFoundError
 from router.experiment import Definition
 from router.messages import experiment_message, new_definition, transition_message, without_retired_arms
 from router.registry import Registry
 from router.services import Context
+from router.services.acts import audited
 from router.services.pages import page_token, place_of
 from router.shadow_rules import shadow_state_problems
 from router.storage import experiments, ramps, transitions
@@ -90,6 +92,7 @@ class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
                 incarnation = await experiments.create(connection, new)
                 stored = await self._read(connection, new.experiment_id)
                 await self._record(connection, stored[0], Kind.DEFINITION, "", stored[0].etag, change)
+                await audited(connection, request, context, new.experiment_id)
         except KeyTakenError:
             raise AlreadyExistsError(
                 f"experiment {new.experiment_id!r} exists: update it instead",
@@ -109,7 +112,7 @@ class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
         limit = request.page_size or _DEFAULT_PAGE
         after = place_of(request.page_token, "after:", "ListExperiments")
         async with self._database.begin() as connection:
-            page = await experiments.read_page(connection, after, limit + 1)
+            page = await experiments.read_page(connection, after, limit + 1, current_caller().key.experiments)
         more = len(page) > limit
         return pb.ListExperimentsResponse(
             experiments=[experiment_message(*stored) for stored in page[:limit]],
@@ -133,51 +136,52 @@ class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
             if changed:
                 stored = await self._follow(connection, current, change)
                 await self._record(connection, current, Kind.DEFINITION, current.etag, stored[0].etag, change)
+            await audited(connection, request, context, new.experiment_id)
         if changed:
             await self._changed(current.incarnation)
         return pb.UpdateExperimentResponse(experiment=experiment_message(*stored))
 
     async def ShadowExperiment(self, request: pb.ShadowExperimentRequest, context: Context) -> pb.ShadowExperimentResponse:
         """See the proto."""
-        return pb.ShadowExperimentResponse(experiment=await self._move(request, "shadow"))
+        return pb.ShadowExperimentResponse(experiment=await self._move(request, context, "shadow"))
 
     async def StartExperiment(self, request: pb.StartExperimentRequest, context: Context) -> pb.StartExperimentResponse:
         """See the proto."""
-        return pb.StartExperimentResponse(experiment=await self._move(request, "start"))
+        return pb.StartExperimentResponse(experiment=await self._move(request, context, "start"))
 
     async def PauseExperiment(self, request: pb.PauseExperimentRequest, context: Context) -> pb.PauseExperimentResponse:
         """See the proto."""
-        return pb.PauseExperimentResponse(experiment=await self._move(request, "pause"))
+        return pb.PauseExperimentResponse(experiment=await self._move(request, context, "pause"))
 
     async def ResumeExperiment(self, request: pb.ResumeExperimentRequest, context: Context) -> pb.ResumeExperimentResponse:
         """See the proto."""
-        return pb.ResumeExperimentResponse(experiment=await self._move(request, "resume"))
+        return pb.ResumeExperimentResponse(experiment=await self._move(request, context, "resume"))
 
     async def ConcludeExperiment(
         self, request: pb.ConcludeExperimentRequest, context: Context
     ) -> pb.ConcludeExperimentResponse:
         """See the proto."""
-        return pb.ConcludeExperimentResponse(experiment=await self._move(request, "conclude"))
+        return pb.ConcludeExperimentResponse(experiment=await self._move(request, context, "conclude"))
 
     async def ApproveRamp(self, request: pb.ApproveRampRequest, context: Context) -> pb.ApproveRampResponse:
         """See the proto."""
-        return pb.ApproveRampResponse(experiment=await self._move_ramp(request, "approved"))
+        return pb.ApproveRampResponse(experiment=await self._move_ramp(request, context, "approved"))
 
     async def AdvanceRamp(self, request: pb.AdvanceRampRequest, context: Context) -> pb.AdvanceRampResponse:
         """See the proto."""
-        return pb.AdvanceRampResponse(experiment=await self._move_ramp(request, "advanced"))
+        return pb.AdvanceRampResponse(experiment=await self._move_ramp(request, context, "advanced"))
 
     async def PromoteRamp(self, request: pb.PromoteRampRequest, context: Context) -> pb.PromoteRampResponse:
         """See the proto."""
-        return pb.PromoteRampResponse(experiment=await self._move_ramp(request, "promoted"))
+        return pb.PromoteRampResponse(experiment=await self._move_ramp(request, context, "promoted"))
 
     async def RollBackRamp(self, request: pb.RollBackRampRequest, context: Context) -> pb.RollBackRampResponse:
         """See the proto."""
-        return pb.RollBackRampResponse(experiment=await self._move_ramp(request, "rolled back"))
+        return pb.RollBackRampResponse(experiment=await self._move_ramp(request, context, "rolled back"))
 
     async def AbortRamp(self, request: pb.AbortRampRequest, context: Context) -> pb.AbortRampResponse:
         """See the proto."""
-        return pb.AbortRampResponse(experiment=await self._move_ramp(request, "aborted"))
+        return pb.AbortRampResponse(experiment=await self._move_ramp(request, context, "aborted"))
 
     async def ListTransitions(self, request: pb.ListTransitionsRequest, context: Context) -> pb.ListTransitionsResponse:
         """See the proto."""
@@ -193,7 +197,7 @@ class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
             next_page_token=page_token(f"before:{page[limit - 1].transition_id}") if more else "",
         )
 
-    async def _move(self, request: _Verb, verb: str) -> pb.Experiment:
+    async def _move(self, request: _Verb, context: Context, verb: str) -> pb.Experiment:
         allowed, target = _TRANSITIONS[verb]
         change = self._change(request)
         async with self._database.begin() as connection:
@@ -205,11 +209,12 @@ class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
                 _check_shadow_state(current, without_retired_arms(experiment_message(current, 0)), "arms", "shadow")
             await experiments.set_state(connection, current, target)
             await self._record(connection, current, Kind.STATE, current.state, target, change)
+            await audited(connection, request, context, current.experiment_id)
             stored = await self._follow(connection, current, change)
         await self._changed(current.incarnation)
         return experiment_message(*stored)
 
-    async def _move_ramp(self, request: _Verb, done: str) -> pb.Experiment:
+    async def _move_ramp(self, request: _Verb, context: Context, done: str) -> pb.Experiment:
         change = self._change(request)
         async with self._database.begin() as connection:
             seen, _ = await self._read(connection, request.experiment_id)
@@ -222,6 +227,7 @@ class ExperimentService(experiments_pb2_grpc.ExperimentServiceServicer):
                 await ramps.move(await driver_of(connection), current, transition)
             except ConcurrentChangeError:
                 raise _ramp_moved(current) from None
+            await audited(connection, request, context, current.experiment_id)
             stored = await self._read(connection, request.experiment_id)
         await self._changed(current.incarnation)
         return experiment_message(*stored)

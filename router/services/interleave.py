@@ -10,6 +10,7 @@ from bandit.interleave import credit as credit_of
 from bandit.interleave import keyed_orders, sign_test, team_draft
 from bandit.reward import clamp_occurred_at
 from bandit.turns import NEGATIVE
+from router.access.caller import check_scope
 from router.asked import position_of, running
 from router.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from router.experiment import Arm, Definition
@@ -73,12 +74,13 @@ class InterleaveService(interleave_pb2_grpc.InterleaveServiceServicer):
             one = await interleavings.read(connection, token.interleaving_key)
             if one is None:
                 raise InvalidArgumentError.of_field("interleaving_id", "its list is no longer in the database")
+            ((definition, _),) = await experiments.read_incarnations(connection, [one.incarnation])
+            check_scope(definition.experiment_id)
             _check_positions(request.positions, len(one.item_ids))
             occurred_at_us = clamp_occurred_at(stated_us, one.interleaved_at_us, received_at_us)
             taken = await interleavings.credit(
                 connection, one.interleaving_key, request.positions, occurred_at_us, received_at_us
             )
-            ((definition, _),) = await experiments.read_incarnations(connection, [one.incarnation])
         credits = credit_of(one.teams, taken, len(one.arms), one.even)
         return pb.CreditResponse(
             credits=[

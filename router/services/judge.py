@@ -7,9 +7,11 @@ from typing import Any
 from google.protobuf.json_format import MessageToDict, ParseDict
 
 from bandit.verdicts import report
+from router.access.caller import check_scope, current_caller
 from router.errors import AlreadyExistsError, FailedPreconditionError, InvalidArgumentError, NotFoundError
 from router.experiment import Arm, Definition
 from router.services import Context
+from router.services.acts import audited
 from router.services.pages import page_token, place_of
 from router.services.verdicts import report_message
 from router.storage import experiments
@@ -48,6 +50,7 @@ class JudgeService(judge_pb2_grpc.JudgeServiceServicer):
                 raise _other_settings(wanted.run_id, ["experiment_id"])
             run = _message(existing, definition)
             _check_same(run, wanted)
+            await audited(connection, request, context, wanted.experiment_id)
         return pb.CreateJudgeRunResponse(run=run)
 
     async def ListJudgeRuns(self, request: pb.ListJudgeRunsRequest, context: Context) -> pb.ListJudgeRunsResponse:
@@ -64,8 +67,7 @@ class JudgeService(judge_pb2_grpc.JudgeServiceServicer):
         place = place_of(request.page_token, _KIND, "ListPendingJudgments", number=True)
         after = min(int(place), _LARGEST_NUMBER) if place else -1
         async with self._database.snapshot() as connection:
-            if not await storage.count_judgments(connection, request.run_id):
-                raise _no_run(request.run_id)
+            await _check_run(connection, request.run_id)
             found, more = await storage.read_pending(connection, request.run_id, after, request.page_size or _DEFAULT_PAGE)
         reply = pb.ListPendingJudgmentsResponse(judgments=[pb.PendingJudgment(**one._asdict()) for one in found])
         if more:
@@ -83,6 +85,8 @@ class JudgeService(judge_pb2_grpc.JudgeServiceServicer):
             *_numbers(request.call),
         )
         async with self._database.begin() as connection:
+            if not current_caller().unscoped:
+                await _check_run(connection, request.run_id)
             stored = await storage.record(connection, said)
             if not stored:
                 judgments = await storage.count_judgments(connection, request.run_id)
@@ -100,6 +104,7 @@ class JudgeService(judge_pb2_grpc.JudgeServiceServicer):
             found = await storage.read_run(connection, request.run_id)
             if found is None:
                 raise _no_run(request.run_id)
+            check_scope(found.experiment_id)
             definition = await _read(connection, found.experiment_id)
             judgments = await storage.read_verdicts(connection, request.run_id)
         # Off the event loop: of 100,000 pairs this takes a while.
@@ -133,6 +138,14 @@ async def _read(connection: Connection, experiment_id: str) -> Definition:
     if found is None:
         raise NotFoundError.of_experiment(experiment_id)
     return found[0]
+
+
+async def _check_run(connection: Connection, run_id: str) -> None:
+    """Refuse a run that there is not, or whose experiment the caller's key is not for."""
+    found = await storage.read_run(connection, run_id)
+    if found is None:
+        raise _no_run(run_id)
+    check_scope(found.experiment_id)
 
 
 def _settings(run: pb.JudgeRun) -> pb.JudgeRun:

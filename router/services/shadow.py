@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from uuid import UUID
 
+from router.access.caller import check_scope
 from router.budgets import Budgets
 from router.errors import InvalidArgumentError, NotFoundError
 from router.experiment import Arm, Definition, ShadowRule
@@ -61,6 +62,7 @@ class ShadowService(shadow_pb2_grpc.ShadowServiceServicer):
             target = await shadow.read_target(driver, token.incarnation, token.arm, request.arm_id, token.decided_at_us)
             if target is None or target.serving_arm_id is None:
                 raise NotFoundError("decision_id: its experiment is no longer in the database")
+            check_scope(target.experiment_id)
             row = _row(request, token, target, now_us)
             call = request.shadow.call
             cost_usd = min(_MOST_USD, call.cost_usd if call.HasField("cost_usd") else target.cost_usd or 0.0)

@@ -13,8 +13,8 @@ SyncConnection: TypeAlias = psycopg.Connection[Any]
 
 OLDEST_MAJOR = 14
 POOL_SIZE = 4
-#: A pool for cold paths, and one connection each for events, sticky units, learning, listening and announcing.
-CONNECTIONS_PER_WORKER = POOL_SIZE + 5
+#: A pool for cold paths, and one connection each for events, sticky units, learning, listening, announcing and keys.
+CONNECTIONS_PER_WORKER = POOL_SIZE + 6
 _CONNECT_TIMEOUT_S = 5
 _APPLICATION = "bandit-router"
 

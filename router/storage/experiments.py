@@ -3,7 +3,7 @@
 import json
 import secrets
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -114,11 +114,14 @@ async def read(
     return None if row is None else (definition_of(dict(row._mapping)), row.policy_version)
 
 
-async def read_page(connection: AsyncConnection, after: str, limit: int) -> list[tuple[Definition, int]]:
-    """Return up to `limit` experiments whose id comes after `after`, in ascending order."""
+async def read_page(
+    connection: AsyncConnection, after: str, limit: int, among: Collection[str] | None = None
+) -> list[tuple[Definition, int]]:
+    """Return up to `limit` experiments whose id comes after `after`, in ascending order; `among` names those that may be."""
+    chosen = "" if among is None else "AND experiment_id = ANY(:among)"
     rows = await connection.execute(
-        text(f"SELECT {_COLUMNS} {_FROM} WHERE experiment_id > :after ORDER BY experiment_id LIMIT :limit"),
-        {"after": after, "limit": limit},
+        text(f"SELECT {_COLUMNS} {_FROM} WHERE experiment_id > :after {chosen} ORDER BY experiment_id LIMIT :limit"),
+        {"after": after, "limit": limit, **({} if among is None else {"among": list(among)})},
     )
     return [(definition_of(dict(row._mapping)), row.policy_version) for row in rows]
 

@@ -18,6 +18,8 @@ from typing import Any
 from uuid import UUID
 
 from bandit.reward import Evidence
+from router.access.keys import ApiKey
+from router.access.roles import Role
 from router.discounting import Hours
 from router.experiment import Definition
 from router.storage.errors import StorageError
@@ -29,13 +31,20 @@ log = logging.getLogger(__name__)
 
 FILE = "saved.sqlite"
 #: Of the tables below and of the documents in them. A file of another one is made anew.
-_FORMAT = 2
+_FORMAT = 3
 _TABLES = f"""
 CREATE TABLE origin (
     only_row INTEGER PRIMARY KEY CHECK (only_row = 1), deployment_id TEXT NOT NULL, address TEXT NOT NULL,
     revision TEXT NOT NULL, as_of TEXT NOT NULL
 );
-CREATE TABLE token_keys (position INTEGER PRIMARY KEY, key_id INTEGER NOT NULL, secret BLOB NOT NULL);
+CREATE TABLE token_keys (
+    position INTEGER PRIMARY KEY, key_id INTEGER NOT NULL, secret BLOB NOT NULL, activates_at_us INTEGER NOT NULL,
+    retired INTEGER NOT NULL
+);
+CREATE TABLE api_keys (
+    key_id TEXT PRIMARY KEY, name TEXT NOT NULL, secret_hash BLOB NOT NULL, roles TEXT NOT NULL, experiments TEXT, rate REAL,
+    burst REAL, expires_at_us INTEGER, revoked INTEGER NOT NULL
+);
 CREATE TABLE experiments (
     incarnation INTEGER PRIMARY KEY, policy_version INTEGER NOT NULL, definition_version INTEGER NOT NULL,
     definition TEXT NOT NULL, evidence TEXT NOT NULL, hours TEXT, as_of TEXT NOT NULL
@@ -111,10 +120,33 @@ class SavedFile:
         return None if row is None else Origin(UUID(row[0]), row[1], row[2], datetime.fromisoformat(row[3]))
 
     def codec(self) -> TokenCodec:
-        """Return a codec with every saved key."""
-        rows = self._connection.execute("SELECT key_id, secret FROM token_keys ORDER BY position").fetchall()
-        keys = [TokenKey(key_id, bytes(secret)) for key_id, secret in rows]
-        return TokenCodec(keys[0], {key.key_id: key.secret for key in keys})
+        """Return a codec with every saved key, as of the time when it was saved."""
+        rows = self._connection.execute(
+            "SELECT key_id, secret, activates_at_us, retired FROM token_keys ORDER BY position"
+        ).fetchall()
+        keys = [TokenKey(key_id, bytes(secret), at_us, bool(retired)) for key_id, secret, at_us, retired in rows]
+        origin = self.origin()
+        return TokenCodec.of(keys, 0 if origin is None else int(origin.as_of.timestamp() * 1e6))
+
+    def api_keys(self) -> list[ApiKey]:
+        """Return every saved API key."""
+        rows = self._connection.execute(
+            "SELECT key_id, name, secret_hash, roles, experiments, rate, burst, expires_at_us, revoked FROM api_keys"
+        )
+        return [
+            ApiKey(
+                key_id,
+                name,
+                bytes(secret_hash),
+                frozenset(map(Role, json.loads(roles))),
+                None if experiments is None else frozenset(json.loads(experiments)),
+                rate,
+                burst,
+                expires_at_us,
+                bool(revoked),
+            )
+            for key_id, name, secret_hash, roles, experiments, rate, burst, expires_at_us, revoked in rows
+        ]
 
     def versions(self) -> dict[int, tuple[int, int]]:
         """Return (policy version, definition version) of every saved experiment."""
@@ -152,11 +184,32 @@ class SavedFile:
         )
 
     def save_keys(self, keys: Sequence[TokenKey]) -> None:
-        """Replace the keys; the first one signs."""
+        """Replace the signing keys; the oldest comes first."""
         self._connection.execute("DELETE FROM token_keys")
         self._connection.executemany(
-            "INSERT INTO token_keys VALUES (?, ?, ?)",
-            [(position, key.key_id, key.secret) for position, key in enumerate(keys)],
+            "INSERT INTO token_keys VALUES (?, ?, ?, ?, ?)",
+            [(n, key.key_id, key.secret, key.activates_at_us, key.retired) for n, key in enumerate(keys)],
+        )
+
+    def save_api_keys(self, keys: Sequence[ApiKey]) -> None:
+        """Replace the API keys."""
+        self._connection.execute("DELETE FROM api_keys")
+        self._connection.executemany(
+            "INSERT INTO api_keys VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (
+                    key.key_id,
+                    key.name,
+                    key.secret_hash,
+                    json.dumps(sorted(key.roles)),
+                    None if key.experiments is None else json.dumps(sorted(key.experiments)),
+                    key.rate,
+                    key.burst,
+                    key.expires_at_us,
+                    key.revoked,
+                )
+                for key in keys
+            ],
         )
 
     def save_definitions(self, rows: Iterable[Mapping[str, Any]], as_of: datetime) -> None:

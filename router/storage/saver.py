@@ -13,8 +13,10 @@ from uuid import UUID
 
 from sqlalchemy import text
 
+from router.access.keys import ApiKey
 from router.storage import experiments
-from router.storage.database import Connection, Database
+from router.storage.api_keys import read_known
+from router.storage.database import Connection, Database, driver_of
 from router.storage.errors import StorageError
 from router.storage.policies import Digest, read_digest, read_evidence, read_versions
 from router.storage.saved import FILE, Origin, SavedFile
@@ -53,6 +55,8 @@ class Saver:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="saved")
         self._file: SavedFile | None = None
         self._keys: list[TokenKey] = []
+        #: None: not saved by this process yet.
+        self._api_keys: list[ApiKey] | None = None
         #: What the file holds.
         self._versions: dict[int, tuple[int, int]] = {}
         self._digest: Digest | None = None
@@ -101,6 +105,7 @@ class Saver:
             digest = await read_digest(connection)
             versions = await read_versions(connection) if digest != self._digest else self._versions
             keys = await read_keys(connection)
+            api_keys = await read_known(await driver_of(connection))
             revision = await _revision(connection)
         file = await self._opened()
         try:
@@ -115,10 +120,12 @@ class Saver:
                     file.forget(gone)
                     if keys != self._keys:
                         file.save_keys(keys)
+                    if api_keys != self._api_keys:
+                        file.save_api_keys(api_keys)
                     file.save_origin(origin)
 
             await self._threaded(finish)
-            self._keys, self._digest = keys, digest
+            self._keys, self._api_keys, self._digest = keys, api_keys, digest
             for incarnation in gone:
                 del self._versions[incarnation]
         except sqlite3.OperationalError:
@@ -164,7 +171,7 @@ class Saver:
         """Set a damaged file aside; the next round makes it anew."""
         if self._file is not None:
             self._file.close()
-            self._file, self._keys, self._digest = None, [], None
+            self._file, self._keys, self._api_keys, self._digest = None, [], None, None
         aside = self._path.with_suffix(".damaged")
         log.error("the saved copy %s is damaged (%s): it is set aside as %s and made anew", self._path, error, aside)
         for name in (f"{self._path.name}-wal", f"{self._path.name}-shm"):

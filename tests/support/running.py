@@ -21,7 +21,8 @@ from postgres import TestCluster
 
 from router.clocks import Clocks
 from router.keeper import Keeper
-from router.server import MAX_MESSAGE_BYTES, Server
+from router.listening import MAX_MESSAGE_BYTES, Bounds
+from router.server import Server
 from router.settings import WorkerSettings
 from router.storage.replay import ReplayReport, replay
 from router.v1 import (
@@ -128,10 +129,19 @@ class Router:
         self.interleaving = interleave_pb2_grpc.InterleaveServiceStub(self.channel)
 
     @classmethod
-    async def start(cls, url: str, spool: Path, clocks: Clocks | None = None, *, keeper: bool = True) -> Router:
-        """Start a server on a free port, and a keeper beside it."""
-        settings = WorkerSettings(host="127.0.0.1", port=0, database_url=url, spool_dir=str(spool))
-        server = Server(settings, clocks)
+    async def start(
+        cls,
+        url: str,
+        spool: Path,
+        clocks: Clocks | None = None,
+        *,
+        keeper: bool = True,
+        bounds: Bounds | None = None,
+        **fields: Any,
+    ) -> Router:
+        """Start a server on a free port, and a keeper beside it; `fields` are those of WorkerSettings."""
+        settings = WorkerSettings(host="127.0.0.1", port=0, database_url=url, spool_dir=str(spool), **fields)
+        server = Server(settings, clocks, bounds)
         await server.start()
         background = Keeper(settings, clocks) if keeper else None
         if background is not None:
