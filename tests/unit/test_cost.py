@@ -6,11 +6,13 @@ from pathlib import Path
 import mpmath
 import numpy as np
 import pytest
+from scipy.optimize import linprog
 from scipy.special import betainc, betaincc
 
 from bandit.allocation import AllocationKind, AllocationRule, NoEligibleArmError, apply_floor
-from bandit.cost import CeilingError, keep_ceiling, pareto_front, probability_best_value
+from bandit.cost import CeilingError, cheapest, keep_ceiling, pareto_front, probability_best_value
 from bandit.posterior import probability_best
+from bandit.shifted import Contest
 
 TABLE = Path(__file__).parents[2] / "router/data/llm_outcomes_3arms_cost.csv"
 
@@ -114,6 +116,20 @@ def test_the_largest_price_leaves_the_cheapest_arms() -> None:
     np.testing.assert_allclose(found[1:3], probability_best([5, 1], [5, 9]), atol=1e-10)
 
 
+@pytest.mark.parametrize("largest", [1, 4, 6])
+def test_one_grid_for_all_arms_gives_what_a_grid_for_each_gives(largest: int) -> None:
+    """Two programs for one number; the one grid is taken where no density is infinite."""
+    rng = np.random.default_rng(largest)
+    for _ in range(20):
+        k = int(rng.integers(2, 9))
+        alpha, beta = 1 + 10 ** rng.uniform(-1, largest, (2, k))
+        shift = 10 ** rng.uniform(-6, 0.2, k) * (rng.random(k) < 0.8)
+        contest = Contest(alpha, beta)
+        together = contest.probability_largest(shift)
+        contest._smooth[:] = False
+        np.testing.assert_allclose(together, contest.probability_largest(shift), rtol=0, atol=1e-9)
+
+
 ALPHA, BETA, COST = [920.0, 600.0, 880.0], [80.0, 400.0, 120.0], [0.015, 0.00003, 0.0006]
 
 
@@ -171,6 +187,56 @@ def test_with_caps_the_first_price_counts_though_the_cost_rises_again() -> None:
     found = keep_ceiling(limited, *args, 0.4)
     assert found.cost_usd == pytest.approx(0.4, rel=1e-4)
     assert all(cost(x) > 0.4 for x in np.linspace(0, found.reward_per_usd * (1 - 1e-5), 40))
+
+
+@pytest.mark.parametrize("n", [100, 10_000, 1_000_000])
+def test_with_caps_a_ceiling_that_is_kept_only_in_passing_is_found(n: int) -> None:
+    """At the price where the free arm just fills its cap a decision costs .35; before and after it costs more.
+
+    The stretch of prices is as narrow as the posteriors are.
+    """
+    found = keep_ceiling(
+        rule(0.0, (0.3, 1.0, 1.0), control=2), [0.5 * n, 0.8 * n, 0.52 * n], [0.5 * n, 0.2 * n, 0.48 * n], [0, 0.5, 1], 0.38
+    )
+    assert found.reward_per_usd < 1.0
+    assert found.cost_usd == pytest.approx(0.38, rel=1e-4)
+
+
+def test_where_no_price_keeps_the_ceiling_the_cheapest_allocation_does() -> None:
+    # Whatever the price, the excess of the free arm's cap goes to the control, never to the arm between.
+    found = keep_ceiling(rule(0.0, (0.3, 1.0, 1.0), control=2), [9000, 1, 9], [1000, 99, 1], [0, 0.5, 1.0], 0.4)
+    assert found.reward_per_usd == float("inf")
+    assert found.allocation.tolist() == pytest.approx([0.3, 0.7, 0.0])
+    assert found.cost_usd == pytest.approx(0.35)
+
+
+def test_the_cheapest_allocation_by_hand() -> None:
+    def shares(*args, **named) -> list[float]:
+        return cheapest(*args, **named).allocation.tolist()
+
+    assert shares(rule(), COST) == pytest.approx([0.01, 0.98, 0.01])
+    assert shares(rule(caps=(1.0, 0.5, 0.3)), COST) == pytest.approx([0.2, 0.5, 0.3])
+    assert shares(rule(caps=(1.0, 0.5, 1.0)), COST, eligible=[0, 1]) == pytest.approx([0.5, 0.5, 0])
+    assert shares(rule(caps=(0.2, 0.3, 0.9)), COST, eligible=[0, 1]) == pytest.approx([0.4, 0.6, 0])
+    assert shares(rule(caps=(1.0, 0.0, 0.6)), COST) == pytest.approx([0.4, 0, 0.6])
+    assert shares(rule(0.0), [0.5, 0.1, 0.1]) == [0, 1, 0]
+    assert shares(rule(0.0), [0.5, 0.1, 0.1], reward=[0.9, 0.4, 0.5]) == [0, 0, 1]
+    with pytest.raises(NoEligibleArmError):
+        cheapest(rule(caps=(1.0, 0.0, 1.0)), COST, eligible=[1])
+
+
+def test_no_allocation_within_floor_and_caps_is_cheaper_than_the_cheapest() -> None:
+    rng = np.random.default_rng(8)
+    for _ in range(50):
+        k = int(rng.integers(2, 6))
+        caps = tuple(rng.uniform(0.3, 1.0, k).tolist())
+        limits = AllocationRule(AllocationKind.THOMPSON, 0.02, caps, int(rng.integers(k)))
+        if sum(caps) < 1:
+            continue
+        cost = rng.uniform(0, 1, k)
+        bounds = [(min(0.02, cap), cap) for cap in caps]
+        expected = linprog(cost, A_eq=np.ones((1, k)), b_eq=[1], bounds=bounds).fun
+        assert cheapest(limits, cost).cost_usd == pytest.approx(expected, abs=1e-9)
 
 
 def test_only_eligible_arms_take_part() -> None:
