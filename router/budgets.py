@@ -33,6 +33,11 @@ class Budgets:
         """Return the day, in UTC."""
         return day_of(self._clock_us())
 
+    def spent_usd(self, incarnation: int) -> float:
+        """Return what an experiment spent today, as far as is known."""
+        day, spent_usd = self._spent.get(incarnation, (0, 0.0))
+        return spent_usd if day == self._clock_us() // DAY_US else 0.0
+
     def permits(self, definition: Definition, now_us: int) -> bool:
         """Return whether another decision of an experiment that mirrors may be mirrored now."""
         rule = definition.rules.shadow

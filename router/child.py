@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from router.logs import configured_format
 from router.settings import WorkerSettings
+from router.telemetry.reports import Reports
 
 log = logging.getLogger(__name__)
 
@@ -23,29 +24,37 @@ _HEALTHY_S = 30.0
 class Child:
     """One process."""
 
-    def __init__(self, role: str, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, role: str, process: asyncio.subprocess.Process, reports: Reports, report_fd: int) -> None:
+        """`report_fd` is its end of a line of `reports`, by the number that it has there."""
         self.role = role
         self.process = process
+        self.reports = reports
+        self._report_fd = report_fd
         self.failure = ""
 
     @classmethod
-    async def spawn(cls, role: str) -> "Child":
-        """Start a process; `role` is its name in lists of processes and in logs. It waits to be told its settings."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "router.worker",
-            role,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            # A Ctrl-C goes to the supervisor alone, which then drains its children in order.
-            start_new_session=True,
-        )
-        return cls(role, process)
+    async def spawn(cls, role: str, reports: Reports) -> "Child":
+        """Start a process; `role` is its name in lists of processes and in logs. It waits to be told its settings.
+
+        What it counts goes to `reports`.
+        """
+        with await reports.open(role) as line:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "router.worker",
+                role,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                # A Ctrl-C goes to the supervisor alone, which then drains its children in order.
+                start_new_session=True,
+                pass_fds=(line.fileno(),),
+            )
+            return cls(role, process, reports, line.fileno())
 
     def tell(self, settings: WorkerSettings) -> None:
         """Give it its settings: then it begins. It logs as this process does."""
-        settings = replace(settings, log_format=configured_format())
+        settings = replace(settings, log_format=configured_format(), report_fd=self._report_fd)
         assert self.process.stdin is not None  # noqa: S101 - asked for in `spawn`
         self.process.stdin.write(settings.to_json().encode() + b"\n")
 
@@ -87,6 +96,7 @@ class Slot:
         """`settings` gives what the next child is told; `waiting` is the first one, which has been told nothing yet."""
         self._role = role
         self._settings = settings
+        self._reports = waiting.reports
         self._waiting: Child | None = waiting
         #: The one in its place, and those that start or drain beside it.
         self._children: set[Child] = set()
@@ -96,7 +106,7 @@ class Slot:
 
     async def spawn(self) -> Child:
         """Start a child beside the one in place, if there is one."""
-        child, self._waiting = self._waiting or await Child.spawn(self._role), None
+        child, self._waiting = self._waiting or await Child.spawn(self._role, self._reports), None
         self._children.add(child)
         child.tell(self._settings())
         return child
@@ -142,6 +152,7 @@ class Slot:
             began = loop.time()
             status = await child.process.wait()
             self._children.discard(child)
+            self._reports.deaths[self._role] += 1
             if loop.time() - began > _HEALTHY_S:
                 pause_s = _FIRST_PAUSE_S
             log.error("%s %d ended with status %d; another starts in %.1f s", self._role, child.process.pid, status, pause_s)

@@ -54,6 +54,11 @@ class Drainer:
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
+    def drains(self) -> "Sequence[Drain]":
+        """One for each kind of segment."""
+        return self._drains
+
+    @property
     def undrained_bytes(self) -> int:
         """Bytes on disk that Postgres does not have yet."""
         return sum(drain.undrained_bytes for drain in self._drains)
@@ -90,6 +95,8 @@ class Drain:
 
     def __init__(self, directory: Path, sink: Sink, *, rng: random.Random, clock: Callable[[], float]) -> None:
         self.suffix = sink.suffix
+        #: What the records are.
+        self.what = sink.what
         self._directory = directory
         self._sink = sink
         self._rng = rng
@@ -101,6 +108,8 @@ class Drain:
         self._directory_version = 0
         self._finishing = asyncio.Event()
         self.refused = 0
+        #: Records that were stored since the start, again ones included.
+        self.stored = 0
 
     @property
     def undrained_bytes(self) -> int:
@@ -190,6 +199,7 @@ class Drain:
                 read.append((segment, end))
         if records:
             refused = await self._sink.store(records)
+            self.stored += len(records) - len(refused)
             if refused:
                 self._set_aside(read[0][0].reader.path, refused)
             for segment, end in read:

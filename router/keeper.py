@@ -7,6 +7,7 @@ One keeper of a deployment leads: it also moves ramps, and drops the days that a
 import asyncio
 import contextlib
 import logging
+from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from router.controllers.discounting import HourHand
 from router.controllers.leader import Duty, Leader
 from router.controllers.ramp import RampController
 from router.controllers.snapshots import Historian
+from router.controllers.vitals import EVERY_S, Vitals
 from router.deployment import Deployment, find_deployment, is_still
 from router.drain import Drainer
+from router.reporting.keeper import KeeperReport
 from router.settings import WorkerSettings
 from router.sinks import DecisionSink, EventSink
 from router.storage.database import Database, DatabaseUrl
@@ -31,6 +34,7 @@ from router.storage.times import day_of
 from router.storage.token_keys import load_codec
 from router.storage.writer import DecisionWriter, EventWriter
 from router.tasks import cancelled
+from router.telemetry.tallies import Sample
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +53,11 @@ class Keeper:
         #: Set once another deployment has taken the place of the one this process started for: it should start over.
         self.obsolete = asyncio.Event()
         self.drainer: Drainer | None = None
+        self._report: KeeperReport | None = None
+
+    def samples(self) -> Iterable[Sample]:
+        """Return what the metrics say of this process, as of now."""
+        return () if self._report is None else self._report.samples()
 
     async def start(self) -> None:
         """Begin. Raises StorageError or OSError if it cannot."""
@@ -60,21 +69,20 @@ class Keeper:
             deployment.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             announcer = Announcer(database)
             starting.push_async_callback(cancelled, asyncio.create_task(announcer.run(), name="announcer"))
+            events = EventSink(
+                EventWriter(database),
+                deployment.codec,
+                reload_codec=lambda: load_codec(database),
+                definitions=PolicyReader(database).definitions,
+                announce=announcer.announce,
+            )
             self.drainer = Drainer(
                 deployment.directory,
-                [
-                    DecisionSink(DecisionWriter(database)),
-                    EventSink(
-                        EventWriter(database),
-                        deployment.codec,
-                        reload_codec=lambda: load_codec(database),
-                        definitions=PolicyReader(database).definitions,
-                        announce=announcer.announce,
-                    ),
-                ],
+                [DecisionSink(DecisionWriter(database)), events],
                 rng=clocks.rng,
                 clock=clocks.monotonic,
             )
+            self._report = KeeperReport(deployment.directory, self.drainer, events, database)
             starting.push_async_callback(self.drainer.stop)
             work = asyncio.create_task(self._work(database, deployment, self.drainer, announcer), name="keeper")
             starting.push_async_callback(cancelled, work)
@@ -95,20 +103,27 @@ class Keeper:
         ramps = RampController(database, self._clocks.now_us, announcer.announce, every_s=ramp.EVERY_S)
         historian = Historian(database, self._clocks.now_us)
         hand = HourHand(self._clocks.now_us, announcer.announce)
+        vitals = Vitals(database, self._clocks.now_us)
+        leader = Leader(database, self._duties(deriver, ramps, historian, hand, vitals))
+        assert self._report is not None  # noqa: S101 - made in `start`
+        self._report.leader, self._report.vitals = leader, vitals
         async with contextlib.AsyncExitStack() as closing, asyncio.TaskGroup() as tasks:
             closing.push_async_callback(deriver.close)
             closing.push_async_callback(ramps.close)
             tasks.create_task(saver.run(), name="saver")
             tasks.create_task(self._make_partitions(database), name="partitions")
-            tasks.create_task(Leader(database, self._duties(deriver, ramps, historian, hand)).run(), name="leader")
+            tasks.create_task(leader.run(), name="leader")
 
-    def _duties(self, deriver: Deriver, ramps: RampController, historian: Historian, hand: HourHand) -> list[Duty]:
+    def _duties(
+        self, deriver: Deriver, ramps: RampController, historian: Historian, hand: HourHand, vitals: Vitals
+    ) -> list[Duty]:
         """What this keeper does while it leads."""
         duties = [
             Duty("derived signals", derive.EVERY_S, deriver.work),
             Duty("ramps", ramp.EVERY_S, ramps.look),
             Duty("discounting", discounting.EVERY_S, hand.work),
             Duty("snapshots", snapshots.EVERY_S, historian.work),
+            Duty("vitals", EVERY_S, vitals.work),
         ]
         if self._settings.retention_days:
             duties.append(Duty("retention", _RETENTION_S, self._drop_expired))

@@ -28,6 +28,7 @@ from router.interceptors import InterceptingServer, abort
 from router.journal import Journal
 from router.listening import Bounds, listen, new_server
 from router.registry import Registry
+from router.reporting.worker import WorkerReport
 from router.services.experiments import ExperimentService
 from router.services.interleave import InterleaveService
 from router.services.judge import JudgeService
@@ -44,6 +45,10 @@ from router.storage.reader import Announcer, PolicyReader
 from router.storage.sticky import StickyTable
 from router.storage.writer import EventWriter
 from router.tasks import cancelled
+from router.telemetry.answered import Answered
+from router.telemetry.calls import Calls
+from router.telemetry.drawn import Drawn
+from router.telemetry.tallies import Names, Sample
 from router.v1 import (
     experiments_pb2,
     experiments_pb2_grpc,
@@ -92,6 +97,11 @@ class Server:
         #: Set once another deployment has taken the place of the one this process started for: it should start over.
         self.obsolete = asyncio.Event()
         self.port = 0
+        self._report: WorkerReport | None = None
+
+    def samples(self) -> Iterable[Sample]:
+        """Return what the metrics say of this process, as of now."""
+        return () if self._report is None else self._report.samples()
 
     async def start(self) -> None:
         """Answer calls from here on; `port` holds the port. Raises StorageError or OSError if it cannot."""
@@ -135,10 +145,15 @@ class Server:
             gate = Gate(server)
             gated = cast(grpc.aio.Server, gate)
             guarded = gated if guard is None else cast(grpc.aio.Server, GuardedServer(gated, guard, abort))
-            registrar = cast(grpc.aio.Server, InterceptingServer(guarded, guard=guard))
-            decider = Decider(registry, sticky, codec, journal, clocks.now_us, clocks.rng)
+            names_seen = Names()
+            calls, drawn, answered = Calls(), Drawn(names_seen), Answered(names_seen)
+            registrar = cast(grpc.aio.Server, InterceptingServer(guarded, calls, guard))
+            decider = Decider(registry, sticky, codec, journal, clocks.now_us, clocks.rng, drawn)
             feedback = Feedback(registry, codec, clocks.now_us)
-            routing = RouterService(decider, feedback, ingest)
+            routing = RouterService(decider, feedback, ingest, answered)
+            self._report = WorkerReport(
+                names_seen, calls, drawn, answered, registry, budgets, ingest, journal, feedback_spool, database
+            )
             routing_pb2_grpc.add_RouterServiceServicer_to_server(
                 cast(routing_pb2_grpc.RouterServiceServicer, routing), registrar
             )

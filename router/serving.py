@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from router.child import Child
 from router.settings import KEEPER, ServeSettings
+from router.telemetry.reports import Reports
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +38,13 @@ async def _run(
 ) -> int:
     """Start the children, which import what they need while the database starts, then everything else."""
     waiting: list[Child] = []
+    reports = Reports()
     try:
         for role in (*[_WORKER] * settings.workers, KEEPER):
-            waiting.append(await Child.spawn(role))
+            waiting.append(await Child.spawn(role, reports))
         from router.supervisor import prepared
 
-        supervision = prepared(settings, announce, stack, waiting)
+        supervision = prepared(settings, announce, stack, waiting, reports)
     except BaseException:
         for child in waiting:
             child.process.kill()

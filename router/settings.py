@@ -31,15 +31,15 @@ class Address:
     port: int
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str, option: str = "--listen", example: str = "127.0.0.1:50051") -> Self:
         """Accept HOST:PORT: an IP address, in brackets if it is IPv6, or localhost."""
         host, colon, port = text.rpartition(":")
         host = host.strip("[]")
         if not colon or not (port.isascii() and port.isdecimal()) or int(port) > 65_535 or not host:
-            raise SettingsError(f"--listen {text!r}: must be HOST:PORT, as in 127.0.0.1:50051")
+            raise SettingsError(f"{option} {text!r}: must be HOST:PORT, as in {example}")
         if host != "localhost" and _ip(host) is None:
             raise SettingsError(
-                f"--listen {text!r}: {host!r} is no IP address: give one of this host's, or 0.0.0.0 for all of them"
+                f"{option} {text!r}: {host!r} is no IP address: give one of this host's, or 0.0.0.0 for all of them"
             )
         return cls("127.0.0.1" if host == "localhost" else host, int(port))
 
@@ -130,6 +130,8 @@ class ServeSettings:
     #: Days of decisions and events that are kept; None is for ever.
     retention_days: int | None = None
     exposure: Exposure = Exposure(keys=False, tls=None)
+    #: Where metrics and health are served over HTTP; None: nowhere.
+    metrics_address: Address | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +154,8 @@ class WorkerSettings:
     tls_cert: str = ""
     tls_key: str = ""
     tls_client_ca: str = ""
+    #: The file, open already, over which the supervisor asks for reports; None: nobody asks.
+    report_fd: int | None = None
 
     def to_json(self) -> str:
         """Return one line for the worker's standard input."""

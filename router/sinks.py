@@ -121,6 +121,8 @@ class EventSink:
         self._read_definitions = definitions
         self._announce = announce
         self._known: OrderedDict[int, Definition] = OrderedDict()
+        #: Events whose id was known with another content.
+        self.contradictions = 0
 
     async def store(self, records: Sequence[Record]) -> list[Refused]:
         """See `Sink`."""
@@ -149,6 +151,7 @@ class EventSink:
 
     async def _applied(self, rows: Sequence[EventRow]) -> None:
         result = await self._store.apply(rows)
+        self.contradictions += result.contradictions
         self._announce(result.moved)
 
     async def _opened(

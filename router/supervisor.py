@@ -22,6 +22,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from router.child import Child, Slot
 from router.embedded import EmbeddedPostgres, EmbeddedPostgresError
@@ -29,7 +30,11 @@ from router.settings import Address, ServeSettings, SettingsError, StartError, W
 from router.storage.connecting import CONNECTIONS_PER_WORKER, DatabaseUrl
 from router.storage.errors import StorageError, StorageUnavailableError
 from router.storage.migrate import migrate, needed_revision, schema_state
+from router.telemetry.reports import Reports
 from router.tls import TlsFiles
+
+if TYPE_CHECKING:
+    from router.endpoint import Endpoint
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +46,15 @@ _OTHER_CONNECTIONS = 50
 
 
 def prepared(
-    settings: ServeSettings, announce: Callable[[str], None], stack: contextlib.ExitStack, waiting: list[Child]
+    settings: ServeSettings,
+    announce: Callable[[str], None],
+    stack: contextlib.ExitStack,
+    waiting: list[Child],
+    reports: Reports,
 ) -> "Supervision":
-    """Hold the port, and have a database, or what will do until there is one. Blocks: nothing else runs yet."""
+    """Hold the ports, and have a database, or what will do until there is one. Blocks: nothing else runs yet."""
     listener = stack.enter_context(hold_port(settings.address))
+    endpoint = _endpoint(settings, reports, stack) if settings.metrics_address is not None else None
     postgres: EmbeddedPostgres | None = None
     spool_dir = settings.data_dir / "spool"
     if settings.database_url is None:
@@ -72,7 +82,24 @@ def prepared(
         tls_key=tls.key,
         tls_client_ca=tls.client_ca,
     )
-    return Supervision(worker, waiting, postgres, announce, migrated=migrated)
+    return Supervision(worker, waiting, postgres, announce, endpoint, migrated=migrated)
+
+
+def _endpoint(settings: ServeSettings, reports: Reports, stack: contextlib.ExitStack) -> "Endpoint":
+    """Return what serves metrics and health, on a socket that is bound."""
+    from router.endpoint import Endpoint  # most services have none
+
+    address = settings.metrics_address
+    assert address is not None  # noqa: S101 - asked before
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    try:
+        bound = socket.create_server((address.host, address.port), family=family)
+    except OSError as error:
+        raise SettingsError(
+            f"--metrics-listen {address}: cannot bind: {error.strerror}. If another program uses the port, choose another;"
+            " port 0 chooses a free one"
+        ) from error
+    return Endpoint(reports, settings.workers, stack.enter_context(bound))
 
 
 def hold_port(address: Address) -> socket.socket:
@@ -138,12 +165,14 @@ class Supervision:
         waiting: list[Child],
         postgres: EmbeddedPostgres | None,
         announce: Callable[[str], None],
+        endpoint: "Endpoint | None",
         *,
         migrated: bool,
     ) -> None:
         self._settings = settings
         self._postgres = postgres
         self._announce = announce
+        self._endpoint = endpoint
         self._migrated = migrated
         self._stop = asyncio.Event()
         self._renew = asyncio.Event()
@@ -156,6 +185,11 @@ class Supervision:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._renew.set)
+        async with self._endpoint or contextlib.nullcontext():
+            await self._run()
+        return 0
+
+    async def _run(self) -> None:
         tasks: list[asyncio.Task[None]] = []
         try:
             tasks.append(asyncio.create_task(self._serve()))
@@ -166,12 +200,13 @@ class Supervision:
                 tasks[0].result()
             log.info("stopping: the workers drain, then the keeper")
         finally:
+            if self._endpoint is not None:
+                self._endpoint.stopping = True
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await asyncio.gather(*(slot.stop() for slot in self._workers))
             await self._keeper.stop()
-        return 0
 
     async def _serve(self) -> None:
         """Start every child, then see to them until cancelled."""
@@ -180,7 +215,8 @@ class Supervision:
         for slot, child in workers:
             await self._kept(slot, child)
         address, count = Address(self._settings.host, self._settings.port), len(self._workers)
-        self._announce(f"bandit-router serving on {address} with {count} worker{'s' * (count > 1)}")
+        metrics = "" if self._endpoint is None else f", metrics on {self._endpoint.address}"
+        self._announce(f"bandit-router serving on {address} with {count} worker{'s' * (count > 1)}{metrics}")
         # Workers journal and spool to disk: nothing is lost until it has begun.
         await self._kept(*keeper)
         async with asyncio.TaskGroup() as tasks:

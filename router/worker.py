@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 from router.logs import configure_logging
 from router.settings import KEEPER, WorkerSettings
 from router.storage.errors import StorageError
+from router.telemetry.export import exporting
+from router.telemetry.reports import Reporter
 
 if TYPE_CHECKING:
     from router.keeper import Keeper
@@ -38,14 +40,15 @@ def main() -> int:
         return 0
     settings = WorkerSettings.from_json(line)
     configure_logging(settings.log_level, settings.log_format)
-    try:
-        import uvloop
-    except ImportError:  # a platform without it
-        return asyncio.run(_serve(part(settings)))
-    return uvloop.run(_serve(part(settings)))
+    with exporting():
+        try:
+            import uvloop
+        except ImportError:  # a platform without it
+            return asyncio.run(_serve(part(settings), settings.report_fd))
+        return uvloop.run(_serve(part(settings), settings.report_fd))
 
 
-async def _serve(part: "Server | Keeper") -> int:
+async def _serve(part: "Server | Keeper", report_fd: int | None) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
@@ -60,6 +63,9 @@ async def _serve(part: "Server | Keeper") -> int:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
+    reporter = Reporter(part.samples)
+    if report_fd is not None:
+        await reporter.start(report_fd)
     _say("ready")
     ends = [asyncio.create_task(event.wait()) for event in (stop, part.obsolete)]
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -67,6 +73,7 @@ async def _serve(part: "Server | Keeper") -> int:
         end.cancel()
     log.info("draining")
     await part.stop()
+    await reporter.stop()
     return int(part.obsolete.is_set())
 
 

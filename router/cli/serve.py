@@ -57,6 +57,12 @@ _FILE = click.Path(dir_okay=False)
     help="Drop decisions and events after so many days, as in 90d; what they taught stays. For ever unless given.",
 )
 @click.option(
+    "--metrics-listen",
+    envvar="BANDIT_ROUTER_METRICS_LISTEN",
+    help="HOST:PORT, as in 127.0.0.1:9464: /metrics, /livez and /readyz over plain HTTP, for whoever reaches it. Off unless"
+    " given.",
+)
+@click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
     envvar="BANDIT_ROUTER_LOG_LEVEL",
@@ -83,6 +89,7 @@ def serve(
     data_dir: Path,
     workers: int,
     retention: str | None,
+    metrics_listen: str | None,
     log_level: str,
     log_format: Literal["text", "json"],
 ) -> None:
@@ -98,5 +105,6 @@ def serve(
     kept = None if retention is None else retention_days(retention)
     address = Address.parse(listen)
     exposure = Exposure.checked(address, auth, tls_files(tls_cert, tls_key, tls_client_ca), insecure=insecure)
-    settings = ServeSettings(address, database_url, data_dir, workers, log_level, kept, exposure)
+    metrics = Address.parse(metrics_listen, "--metrics-listen", "127.0.0.1:9464") if metrics_listen else None
+    settings = ServeSettings(address, database_url, data_dir, workers, log_level, kept, exposure, metrics)
     raise SystemExit(supervise(settings, lambda line: print(line, flush=True)))

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -33,13 +34,27 @@ class Duty:
 class Leader:
     """Stands for election for as long as `run` runs."""
 
-    def __init__(self, database: Database, duties: Sequence[Duty], *, stand_s: float = _STAND_S) -> None:
-        """The leader does its duties, one at a time; the others ask to lead every `stand_s` seconds."""
+    def __init__(
+        self,
+        database: Database,
+        duties: Sequence[Duty],
+        *,
+        stand_s: float = _STAND_S,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """The leader does its duties, one at a time; the others ask to lead every `stand_s` seconds.
+
+        `clock` gives seconds since the epoch.
+        """
         self._database = database
         self._duties = tuple(duties)
         self._stand_s = stand_s
         #: Whether this process led when it looked last.
         self.leads = False
+        self._clock = clock
+        #: By duty: when it was last done, in seconds since the epoch, and how many attempts failed.
+        self.done_at: dict[str, float] = {}
+        self.failures = dict.fromkeys((duty.name for duty in duties), 0)
 
     async def run(self) -> None:
         """Do every duty in its time while this process leads, until cancelled.
@@ -76,7 +91,10 @@ class Leader:
     async def _do(self, duty: Duty, session: Session) -> None:
         try:
             await duty.work(session)
+            self.done_at[duty.name] = self._clock()
         except StorageUnavailableError:
+            self.failures[duty.name] += 1
             raise
         except Exception:
+            self.failures[duty.name] += 1
             log.exception("work of the leader failed: %s; it is tried again in %.0f s", duty.name, duty.every_s)

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg
-from sqlalchemy import URL, text
+from sqlalchemy import URL, AsyncAdaptedQueuePool, text
 from sqlalchemy.ext.asyncio import AsyncConnection as Connection
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -39,6 +39,15 @@ class Database:
         self._rest_s = 0.0
         self._rest_until = float("-inf")
         self._refusal = ""
+        #: Attempts to connect that failed.
+        self.connect_failures = 0
+
+    @property
+    def pooled(self) -> tuple[int, int]:
+        """How many connections of the pool are used, and how many are idle."""
+        pool = self._engine.pool
+        assert isinstance(pool, AsyncAdaptedQueuePool)  # noqa: S101 - the engine's default
+        return pool.checkedout(), pool.checkedin()
 
     async def connect(self, *, autocommit: bool = False) -> psycopg.AsyncConnection[Any]:
         """Open a connection of one's own.
@@ -53,6 +62,7 @@ class Database:
             connection = await psycopg.AsyncConnection.connect(self.url.conninfo(), autocommit=True)
         except psycopg.OperationalError as error:
             self._refusal = str(error)
+            self.connect_failures += 1
             self._rest_s = min(max(_FIRST_REST_S, 2 * self._rest_s), _LONGEST_REST_S)
             self._rest_until = clock() + self._rest_s
             raise
