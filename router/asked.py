@@ -75,7 +75,8 @@ def forced_position(policy: Policy, request: routing_pb2.RouteRequest) -> int:
 def choice_for(policy: Policy, request: routing_pb2.RouteRequest) -> Choice:
     """Return the allocation over the arms that a request permits; FailedPreconditionError if none of them can be served."""
     try:
-        return policy.pooled.choice(eligible_positions(policy, request) if request.eligible_arm_ids else None)
+        part = policy.segments.get(request.segment, policy.pooled) if policy.segments else policy.pooled
+        return part.choice(eligible_positions(policy, request) if request.eligible_arm_ids else None)
     except NoEligibleArmError as error:
         raise FailedPreconditionError(
             f"eligible_arm_ids: {error} in experiment {request.experiment_id!r}", reason="NO_ELIGIBLE_ARM"

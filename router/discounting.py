@@ -10,8 +10,9 @@ Protocol
     evidence weighs anything.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bandit.discount import Bucket, Weighted, half_life_evidence, window_evidence
 from bandit.reward import Evidence
@@ -38,8 +39,17 @@ class Hours:
 
     #: The beginning of the hour that it is seen from, microseconds.
     seen_from_us: int
-    #: By arm number.
-    by_arm: Mapping[int, tuple[Bucket, ...]]
+    #: By segment and arm number.
+    by_segment: Mapping[str, Mapping[int, tuple[Bucket, ...]]]
+    #: By arm number, over all segments: an hour may occur several times.
+    by_arm: Mapping[int, tuple[Bucket, ...]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        found: defaultdict[int, tuple[Bucket, ...]] = defaultdict(tuple)
+        for of_arm in self.by_segment.values():
+            for arm, buckets in of_arm.items():
+                found[arm] += buckets
+        object.__setattr__(self, "by_arm", dict(found))
 
 
 def posterior_of(

@@ -10,6 +10,7 @@ from bandit.ramp import Ramp
 from bandit.ramp_state import RampState
 from bandit.reward import Signal
 from router.discounting import Discount
+from router.segments import Segment
 
 #: The states in which Route answers.
 SERVING: Final = ("running", "shadow")
@@ -100,6 +101,10 @@ class SegmentRule:
     #: Outcomes that the other traffic is worth at most.
     largest: float
 
+    def segment(self, name: str) -> Segment:
+        """Return the segment of this name."""
+        return Segment(name, self.weight, self.largest)
+
 
 @dataclass(frozen=True, slots=True)
 class CostRule:
@@ -142,6 +147,10 @@ class Rules:
     def prior_of(self, arm: Arm) -> tuple[float, float]:
         """Return (alpha, beta) of an arm's prior."""
         return self.priors.get(arm.arm_id, self.prior)
+
+    def named_segment(self, segment: str) -> str:
+        """Return the segment if it has a posterior of its own, "" otherwise: what evidence is kept under."""
+        return segment if self.segments is not None and segment in self.segments.names else ""
 
 
 @dataclass(frozen=True, slots=True)

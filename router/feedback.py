@@ -99,7 +99,7 @@ def event_row(
         request.event_id,
         token.incarnation,
         token.arm,
-        "",  # one posterior over all segments: the decision log keeps each decision's own
+        definition.rules.named_segment(token.segment),
         kind,
         signal_name,
         rank,

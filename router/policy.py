@@ -10,7 +10,7 @@ Source
 """
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from math import inf
@@ -20,6 +20,7 @@ from typing import Final
 import numpy as np
 
 from bandit.allocation import (
+    LEARNING,
     AllocationKind,
     AllocationRule,
     NoEligibleArmError,
@@ -32,6 +33,7 @@ from bandit.allocation import (
 from bandit.reward import Evidence
 from router.discounting import Hours, posterior_of
 from router.experiment import Arm, Definition
+from router.segments import BySegment, weights_of
 from router.v1 import routing_pb2, types_pb2
 
 #: Subsets of up to this many arms get their own allocation at once, which takes under 1 ms; larger ones are renormalised.
@@ -121,8 +123,10 @@ class Policy:
     #: Position of each active arm by its id, and by its number.
     position: Mapping[str, int]
     position_of_number: Mapping[int, int]
-    #: How all traffic is divided.
+    #: How traffic is divided that is in none of the segments.
     pooled: Part
+    #: By segment, where segments have posteriors of their own.
+    segments: Mapping[str, Part] = field(default_factory=dict)
     #: The share of decisions that is mirrored; 0 where there is no arm to mirror to.
     mirror_rate: float = 0.0
     #: A serialized RouteResponse that holds the arms to mirror to and how much text is wanted, and nothing else.
@@ -130,7 +134,7 @@ class Policy:
 
     @property
     def everyone(self) -> Choice | None:
-        """The allocation of all traffic over all active arms; None if none of them can be served."""
+        """The allocation over all active arms, of traffic in no segment; None if none of them can be served."""
         return self.pooled.everyone
 
 
@@ -156,10 +160,13 @@ def compile_policy(
     evidence: Mapping[int, Evidence],
     previous: Policy | None = None,
     hours: Hours | None = None,
+    by_segment: BySegment | None = None,
 ) -> Policy:
-    """Compile a definition and the evidence of its arms (by arm number). Takes what P(best) takes for K arms.
+    """Compile a definition and the evidence of its arms (by arm number).
 
-    What `previous` holds of the same definition is used again. `hours` is the evidence by the hour, where it is discounted.
+    Takes what P(best) takes for K arms, and that again for each segment. What `previous` holds of the same definition is
+    used again. `hours` is the evidence by the hour, where it is discounted, and `by_segment` the same evidence by segment,
+    where segments have posteriors of their own. Raises ValueError where one of them is missing.
     """
     arms = definition.active_arms
     rules = definition.rules
@@ -167,12 +174,6 @@ def compile_policy(
     posteriors = [
         posterior_of(arm.number, evidence.get(arm.number, none), rules.prior_of(arm), rules.discount, hours) for arm in arms
     ]
-    pooled = _part(
-        definition,
-        policy_version,
-        np.array([alpha for alpha, _ in posteriors]),
-        np.array([beta for _, beta in posteriors]),
-    )
     same = previous is not None and previous.definition is definition
     return Policy(
         definition=definition,
@@ -185,14 +186,36 @@ def compile_policy(
         ),
         position={arm.arm_id: i for i, arm in enumerate(arms)},
         position_of_number={arm.number: i for i, arm in enumerate(arms)},
-        pooled=pooled,
+        pooled=_part(definition, policy_version, posteriors),
+        segments=_segments(definition, policy_version, by_segment, hours),
         mirror_rate=rules.shadow.rate if rules.shadow is not None and definition.mirrored_arms else 0.0,
         mirrored=previous.mirrored if previous is not None and same else _mirrored(definition),
     )
 
 
-def _part(definition: Definition, policy_version: int, alpha: Vector, beta: Vector) -> Part:
+def _segments(
+    definition: Definition, policy_version: int, by_segment: BySegment | None, hours: Hours | None
+) -> dict[str, Part]:
+    rules = definition.rules
+    if rules.segments is None or rules.allocation.kind not in LEARNING:
+        return {}
+    if by_segment is None:
+        raise ValueError("segments have posteriors of their own, and the evidence was read without its segments")
+    weights = weights_of(by_segment, rules.discount, hours)
+    segments = map(rules.segments.segment, rules.segments.names)
+    return {
+        segment.name: _part(
+            definition,
+            policy_version,
+            [segment.posterior(arm.number, rules.prior_of(arm), weights) for arm in definition.active_arms],
+        )
+        for segment in segments
+    }
+
+
+def _part(definition: Definition, policy_version: int, posteriors: Sequence[tuple[float, float]]) -> Part:
     arms = definition.active_arms
+    alpha, beta = (np.array([posterior[i] for posterior in posteriors]) for i in range(2))
     alpha.setflags(write=False)
     beta.setflags(write=False)
     try:

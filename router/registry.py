@@ -441,6 +441,6 @@ class Registry:
 
 def _compiled(arguments: Sequence[tuple[Definition, EvidenceReading, Policy | None]]) -> list[Policy]:
     return [
-        compile_policy(definition, reading.policy_version, reading.evidence, previous, reading.hours)
+        compile_policy(definition, reading.policy_version, reading.evidence, previous, reading.hours, reading.by_segment)
         for definition, reading, previous in arguments
     ]

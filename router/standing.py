@@ -1,16 +1,18 @@
 """What is believed of every arm of an experiment: one computation for replies, snapshots and replays."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from bandit.allocation import Vector
+from bandit.allocation import NoEligibleArmError, Vector
 from bandit.posterior import Comparison, compare
 from bandit.reward import Evidence
 from router.discounting import Discount, Hours, posterior_of
 from router.experiment import Arm, Definition
-from router.policy import compile_policy
+from router.policy import allocation_of
+from router.segments import BySegment, Segment, over_all, weights_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,27 +35,30 @@ class Standing:
     #: How evidence lost weight, and the beginning of the hour it was seen from, microseconds; None where it did not.
     discount: Discount | None = None
     seen_from_us: int | None = None
+    #: The segment that this is of; None of all traffic. Then evidence is its own, and priors are without what they borrow.
+    segment: Segment | None = None
 
 
 def standing_of(
-    definition: Definition, policy_version: int, evidence: Mapping[int, Evidence], hours: Hours | None = None
+    definition: Definition, policy_version: int, by_segment: BySegment, hours: Hours | None = None, segment: str = ""
 ) -> Standing:
-    """Return the posteriors that evidence (by arm number) gives. Takes what P(best) takes, twice.
+    """Return the posteriors that evidence gives, of all traffic or of a segment that the rules name.
 
-    `hours` is the evidence by the hour, where it is discounted.
+    Takes what P(best) takes, twice. `hours` is the evidence by the hour, where it is discounted.
     """
     arms = tuple(arm for arm in definition.arms if not (arm.active and arm.is_shadow))
-    none = Evidence()
-    counted = tuple(evidence.get(arm.number, none) for arm in arms)
-    priors = tuple(definition.rules.prior_of(arm) for arm in arms)
-    discount = definition.rules.discount
-    alpha, beta = posteriors_of(arms, counted, priors, discount, hours)
+    rules = definition.rules
+    of = rules.segments.segment(segment) if segment and rules.segments is not None else None
+    counted = evidence_of(arms, by_segment, of)
+    priors = tuple(rules.prior_of(arm) for arm in arms)
+    alpha, beta = posteriors_of(arms, by_segment, priors, rules.discount, hours, of)
     competing = np.array([arm.active for arm in arms], dtype=bool)
     comparison = compared(alpha, beta, competing)
     allocation = np.zeros(len(arms))
-    everyone = compile_policy(definition, policy_version, evidence, hours=hours).everyone
-    if everyone is not None:
-        allocation[competing] = everyone.probabilities
+    with contextlib.suppress(NoEligibleArmError):
+        allocation[competing] = allocation_of(
+            rules.allocation, alpha[competing], beta[competing], definition.bucket_table, definition.active_arms
+        )
     return Standing(
         policy_version,
         arms,
@@ -64,25 +69,37 @@ def standing_of(
         comparison.probability_best,
         comparison.expected_loss,
         allocation,
-        discount,
-        None if discount is None or hours is None else hours.seen_from_us,
+        rules.discount,
+        None if rules.discount is None or hours is None else hours.seen_from_us,
+        of,
     )
+
+
+def evidence_of(arms: Sequence[Arm], by_segment: BySegment, segment: Segment | None = None) -> tuple[Evidence, ...]:
+    """Return what is counted of each arm, in all traffic or in a segment."""
+    counted = over_all(by_segment) if segment is None else by_segment.get(segment.name, {})
+    none = Evidence()
+    return tuple(counted.get(arm.number, none) for arm in arms)
 
 
 def posteriors_of(
     arms: Sequence[Arm],
-    evidence: Sequence[Evidence],
+    by_segment: BySegment,
     priors: Sequence[tuple[float, float]],
     discount: Discount | None = None,
     hours: Hours | None = None,
+    segment: Segment | None = None,
 ) -> tuple[Vector, Vector]:
-    """Return (alpha, beta), (N,) each: prior plus evidence, or what it weighs."""
-    parameters = np.array(
-        [
+    """Return (alpha, beta), (N,) each: prior plus evidence, or what it weighs, of all traffic or of a segment."""
+    if segment is not None:
+        weights = weights_of(by_segment, discount, hours)
+        found = [segment.posterior(arm.number, prior, weights) for arm, prior in zip(arms, priors, strict=True)]
+    else:
+        found = [
             posterior_of(arm.number, counted, prior, discount, hours)
-            for arm, counted, prior in zip(arms, evidence, priors, strict=True)
+            for arm, counted, prior in zip(arms, evidence_of(arms, by_segment), priors, strict=True)
         ]
-    )
+    parameters = np.array(found)
     return parameters[:, 0].copy(), parameters[:, 1].copy()
 
 

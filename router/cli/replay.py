@@ -91,8 +91,14 @@ def _snapshot_text(found: Rebuilt) -> str:
     if found.obstacle:
         return f"{named}: CANNOT be rebuilt: {found.obstacle}"
     if found.agrees:
-        return f"{named}: replay agrees to the last digit: {found.events:,} events, {len(found.arms)} arms"
-    different = ", ".join(f"{arm.arm_id} v{arm.version}" for arm in found.arms if not arm.agrees)
+        posteriors = len({arm.segment for arm in found.arms})
+        arms = f"{len(found.arms) // posteriors} arms" + (f" in {posteriors} posteriors" if posteriors > 1 else "")
+        return f"{named}: replay agrees to the last digit: {found.events:,} events, {arms}"
+    different = ", ".join(
+        f"{arm.arm_id} v{arm.version}" + (f" in {arm.segment}" if arm.segment else "")
+        for arm in found.arms
+        if not arm.agrees
+    )
     return f"{named}: replay DISAGREES for {different}; --json shows the figures"
 
 
@@ -105,7 +111,14 @@ def _snapshot_json(found: Rebuilt) -> dict[str, object]:
         "obstacle": found.obstacle,
         "events": found.events,
         "arms": [
-            {"arm_id": arm.arm_id, "version": arm.version, "agrees": arm.agrees, "kept": arm.kept, "rebuilt": arm.rebuilt}
+            {
+                "segment": arm.segment,
+                "arm_id": arm.arm_id,
+                "version": arm.version,
+                "agrees": arm.agrees,
+                "kept": arm.kept,
+                "rebuilt": arm.rebuilt,
+            }
             for arm in found.arms
         ],
     }
@@ -142,11 +155,12 @@ def _report_json(report: ReplayReport, names: dict[int, str]) -> dict[str, objec
 
 
 def _table(disagreements: tuple[Disagreement, ...], names: dict[int, str]) -> Table:
-    table = Table("experiment", "arm", "bucket", "live", "replayed", title="rows that disagree")
+    table = Table("experiment", "arm", "segment", "bucket", "live", "replayed", title="rows that disagree")
     for row in disagreements[:50]:
         table.add_row(
             names.get(row.incarnation, str(row.incarnation)),
             str(row.arm),
+            row.segment,
             f"{row.bucket:%Y-%m-%d %H:%M}",
             f"{row.live.success_micros / 1e6:g} of {row.live.n}",
             f"{row.replayed.success_micros / 1e6:g} of {row.replayed.n}",

@@ -58,7 +58,7 @@ def _row(
         event_id=DERIVED + name,
         incarnation=incarnation,
         arm=row.arm,
-        segment="",  # one posterior over all segments, as for events that are sent
+        segment=row.segment,
         kind=kind,
         signal=name if kind == "signal" else None,
         rank=rank,

@@ -2,7 +2,8 @@
 
 A posterior that has learned much since its last snapshot (a hundredth more outcomes, or another definition) is kept within
 seconds; one that has changed in any way, within five minutes. So the history is dense where something happens, and an
-experiment of N outcomes has about 100 ln N snapshots beside twelve an hour.
+experiment of N outcomes has about 100 ln N snapshots beside twelve an hour. Posteriors of segments are kept
+together with that of all traffic.
 """
 
 import asyncio
@@ -73,7 +74,7 @@ class Historian:
             readings = await snapshots.read_readings(connection, incarnations)
         due = [found for found in readings if self._is_due(found, now_us)]
         # Off the event loop: the keeper drains the spool there.
-        taken = await asyncio.to_thread(lambda: [_taken(found, now_us) for found in due])
+        taken = await asyncio.to_thread(lambda: [snapshot for found in due for snapshot in _taken(found, now_us)])
         await snapshots.write(session.connection, taken)
         for found in due:
             incarnation = found.reading.incarnation
@@ -94,7 +95,16 @@ def _outcomes(found: Readings) -> int:
     return sum(counted.n for counted in found.reading.evidence.values())
 
 
-def _taken(found: Readings, now_us: int) -> Snapshot:
-    reading = found.reading
-    standing = standing_of(found.definition, reading.policy_version, reading.evidence, reading.hours)
-    return Snapshot(reading.incarnation, time_of(now_us), found.matured_to, found.kept_from, standing)
+def _taken(found: Readings, now_us: int) -> list[Snapshot]:
+    """Return the snapshot of all traffic, and those of segments that have posteriors of their own."""
+    reading, rule = found.reading, found.definition.rules.segments
+    return [
+        Snapshot(
+            reading.incarnation,
+            time_of(now_us),
+            found.matured_to,
+            found.kept_from,
+            standing_of(found.definition, reading.policy_version, reading.by_segment, reading.hours, segment),
+        )
+        for segment in ("", *(rule.names if rule is not None else ()))
+    ]

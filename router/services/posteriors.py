@@ -42,9 +42,10 @@ class PosteriorService(posteriors_pb2_grpc.PosteriorServiceServicer):
             return await self._as_of(request)
         async with self._database.snapshot() as connection:
             definition = await _read(connection, request.experiment_id)
+            _check_segment(definition, request.segment)
             (reading,) = await read_evidence(connection, [definition.incarnation])
         # Off the event loop: for many arms this takes longer than a Route call may wait.
-        return await asyncio.to_thread(posterior_message, definition, reading)
+        return await asyncio.to_thread(posterior_message, definition, reading, request.segment)
 
     async def _as_of(self, request: pb.GetPosteriorRequest) -> pb.GetPosteriorResponse:
         time_us = _microseconds(request.as_of, "as_of")
@@ -52,16 +53,19 @@ class PosteriorService(posteriors_pb2_grpc.PosteriorServiceServicer):
             raise InvalidArgumentError.of_field("as_of", f"{_shown(time_us)} lies in the future")
         async with self._database.snapshot() as connection:
             definition = await _read(connection, request.experiment_id)
+            _check_segment(definition, request.segment)
             created_us = int(definition.created_at.timestamp() * 1e6)
             if time_us < created_us:
                 rule = f"{_shown(time_us)} is before the experiment, which was created at {_shown(created_us)}"
                 raise InvalidArgumentError.of_field("as_of", rule)
-            found = await snapshots.read_until(connection, definition, time_us)
-            first = await snapshots.read_first(connection, definition.incarnation) if found is None else None
+            segment = request.segment
+            found = await snapshots.read_until(connection, definition, time_us, segment)
+            first = await snapshots.read_first(connection, definition.incarnation, segment) if found is None else None
         if found is None:
             when = "there is none yet" if first is None else f"the first one is of {first.isoformat()}"
+            of = f"experiment {definition.experiment_id!r}" + (f", segment {segment!r}," if segment else "")
             raise FailedPreconditionError(
-                f"experiment {definition.experiment_id!r} has no snapshot until {_shown(time_us)}: {when}",
+                f"{of} has no snapshot until {_shown(time_us)}: {when}",
                 reason="NO_SNAPSHOT",
                 metadata={"first_snapshot": "" if first is None else first.isoformat()},
             )
@@ -69,6 +73,7 @@ class PosteriorService(posteriors_pb2_grpc.PosteriorServiceServicer):
             experiment_id=definition.experiment_id,
             policy_version=found.standing.policy_version,
             arms=arm_messages(found.standing),
+            segment=segment,
         )
         message.as_of.FromDatetime(found.taken_at)
         return message
@@ -83,7 +88,10 @@ class PosteriorService(posteriors_pb2_grpc.PosteriorServiceServicer):
         limit = request.page_size or _DEFAULT_PAGE
         async with self._database.snapshot() as connection:
             definition = await _read(connection, request.experiment_id)
-            found = await snapshots.read_page(connection, definition, int(after or 0), start_us, end_us, limit + 1)
+            _check_segment(definition, request.segment)
+            found = await snapshots.read_page(
+                connection, definition, int(after or 0), start_us, end_us, limit + 1, request.segment
+            )
         return await asyncio.to_thread(_page, found, limit)
 
     async def WatchPosterior(
@@ -92,7 +100,8 @@ class PosteriorService(posteriors_pb2_grpc.PosteriorServiceServicer):
         """See the proto."""
         async with self._database.begin() as connection:
             definition = await _read(connection, request.experiment_id)
-        asked, sent = pb.GetPosteriorRequest(experiment_id=request.experiment_id), 0
+            _check_segment(definition, request.segment)
+        asked, sent = pb.GetPosteriorRequest(experiment_id=request.experiment_id, segment=request.segment), 0
         async with contextlib.aclosing(self._watchers.changes(definition.incarnation)) as changes:
             async for _ in changes:
                 posterior = await self.GetPosterior(asked, context)
@@ -122,11 +131,14 @@ class PosteriorService(posteriors_pb2_grpc.PosteriorServiceServicer):
         return reply
 
 
-def posterior_message(definition: Definition, reading: EvidenceReading) -> pb.GetPosteriorResponse:
-    """Return the posterior of every arm, and what follows from it for the active ones."""
-    standing = standing_of(definition, reading.policy_version, reading.evidence, reading.hours)
+def posterior_message(definition: Definition, reading: EvidenceReading, segment: str = "") -> pb.GetPosteriorResponse:
+    """Return the posterior of every arm, and what follows from it for the active ones: of all traffic, or of a segment."""
+    standing = standing_of(definition, reading.policy_version, reading.by_segment, reading.hours, segment)
     message = pb.GetPosteriorResponse(
-        experiment_id=definition.experiment_id, policy_version=reading.policy_version, arms=arm_messages(standing)
+        experiment_id=definition.experiment_id,
+        policy_version=reading.policy_version,
+        arms=arm_messages(standing),
+        segment=segment,
     )
     message.as_of.FromDatetime(reading.as_of)
     return message
@@ -159,6 +171,16 @@ async def _read(connection: Connection, experiment_id: str) -> Definition:
     if found is None:
         raise NotFoundError.of_experiment(experiment_id)
     return found[0]
+
+
+def _check_segment(definition: Definition, segment: str) -> None:
+    """Refuse a segment that has no posterior of its own."""
+    if segment != definition.rules.named_segment(segment):
+        rule = definition.rules.segments
+        named = "which has none" if rule is None else f"which has {', '.join(map(repr, rule.names))}"
+        raise InvalidArgumentError.of_field(
+            "segment", f"{segment!r} is not among the segments of experiment {definition.experiment_id!r}, {named}"
+        )
 
 
 def _page(found: Sequence[Snapshot], limit: int) -> pb.ListSnapshotsResponse:

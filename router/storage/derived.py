@@ -92,6 +92,8 @@ class SilentDecision(NamedTuple):
 
     decision_key: bytes
     arm: int
+    #: The one that its evidence is kept under.
+    segment: str
     decided_at_us: int
     policy_version: int
 
@@ -102,6 +104,8 @@ class DecisionInSession(NamedTuple):
     session_id: str
     decision_key: bytes
     arm: int
+    #: The one that its evidence is kept under.
+    segment: str
     decided_at_us: int
     policy_version: int
     reason: str
@@ -131,6 +135,11 @@ GROUP BY v.incarnation
 """
 
 _US = "(extract(epoch FROM d.decided_at) * 1000000)::int8"
+# As the rules in force name it: see `router.segments`.
+_SEGMENT = """
+CASE WHEN (SELECT allocation #> '{segments,names}' FROM experiments WHERE incarnation = %(incarnation)s) ? d.segment
+     THEN d.segment ELSE '' END
+"""
 _RANGE = """
 d.incarnation = %(incarnation)s AND d.decided_at >= %(first)s AND d.decided_at < %(end)s
 AND d.decision_day BETWEEN %(first_day)s AND %(last_day)s
@@ -152,7 +161,7 @@ SELECT {_US}, d.session_id FROM decisions d
 WHERE {_RANGE} AND {_RULE} AND {_IN_SESSION} AND {_OUTCOME.replace("{condition}", "AND o.rank >= 2")} {_PAGE}
 """
 _SILENT = f"""
-SELECT d.decision_key, d.arm, {_US}, d.policy_version FROM decisions d
+SELECT d.decision_key, d.arm, {_SEGMENT}, {_US}, d.policy_version FROM decisions d
 WHERE {_RANGE} AND {_RULE} AND d.reason <> ALL(%(unlearned)s) AND {_OUTCOME.replace("{condition}", "")} {_PAGE}
 """
 _COUNTS = f"""
@@ -162,8 +171,8 @@ SELECT {_US} / %(bucket_us)s, count(*) FROM decisions d WHERE {_RANGE} AND d.pol
 # The times are written so that no index finds them: without statistics it would look as cheap to go through all decisions of
 # the time as through those of the session.
 _SESSIONS = f"""
-SELECT d.session_id, d.decision_key, d.arm, {_US}, d.policy_version, d.reason, d.turn_id, d.request_id,
-       d.prompt_similarity, h.heard, coalesce(h.answered, false)
+SELECT d.session_id, d.decision_key, d.arm, {_SEGMENT}, {_US}, d.policy_version, d.reason, d.turn_id,
+       d.request_id, d.prompt_similarity, h.heard, coalesce(h.answered, false)
 FROM unnest(%(sessions)s::text[], %(firsts)s::timestamptz[]) s (session_id, first)
 CROSS JOIN LATERAL (
     SELECT * FROM decisions d

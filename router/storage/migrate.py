@@ -35,7 +35,7 @@ BEGIN
         GRANT SELECT ON experiments, arms, reward_rules, policy_versions, evidence, evidence_base, evidence_all,
             retention, allocations, decisions, events, outcomes, posterior_latest, decision_log, arm_metrics,
             interleavings, interleaving_credits, pending_outcomes, ramps, transitions, shadow_comparisons, shadow_spend,
-            judge_runs, judgments, snapshots, posterior_history, imports TO bandit_router_reader;
+            judge_runs, judgments, snapshots, posterior_history, posterior_segments, imports TO bandit_router_reader;
     END IF;
 EXCEPTION
     WHEN insufficient_privilege THEN NULL;

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from bandit.discount import Bucket
 from bandit.reward import Evidence
 from router.discounting import Hours
+from router.segments import BySegment, over_all
 from router.storage.database import driver_of
 
 CHANNEL = "bandit_router"
@@ -29,14 +30,19 @@ class EvidenceReading:
     incarnation: int
     policy_version: int
     definition_version: int
-    #: By arm number.
-    evidence: Mapping[int, Evidence]
+    #: By segment and arm number.
+    by_segment: BySegment
     #: Postgres' clock at the reading.
     as_of: datetime
     #: How long before it the policy version was raised, in seconds.
     changed_ago_s: float = 0.0
     #: The evidence of kept days by the hour, where it is discounted.
     hours: Hours | None = None
+    #: By arm number, over all segments.
+    evidence: Mapping[int, Evidence] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "evidence", over_all(self.by_segment))
 
 
 class Digest(NamedTuple):
@@ -49,21 +55,21 @@ class Digest(NamedTuple):
 
 EVIDENCE = """
 SELECT v.incarnation, v.policy_version, v.definition_version, now(),
-       extract(epoch FROM clock_timestamp() - v.changed_at)::float8, e.arms, e.successes, e.failures, e.counts,
-       (extract(epoch FROM v.seen_from) * 1000000)::int8, h.arms, h.starts, h.successes, h.failures, h.counts
+       extract(epoch FROM clock_timestamp() - v.changed_at)::float8, e.segments, e.arms, e.successes, e.failures, e.counts,
+       (extract(epoch FROM v.seen_from) * 1000000)::int8, h.segments, h.arms, h.starts, h.successes, h.failures, h.counts
 FROM policy_versions v
 LEFT JOIN LATERAL (
-    SELECT array_agg(arm) AS arms, array_agg(successes) AS successes, array_agg(failures) AS failures,
-           array_agg(n) AS counts
-    FROM (SELECT arm, sum(success_micros)::int8 AS successes, sum(failure_micros)::int8 AS failures, sum(n)::int8 AS n
-          FROM evidence_all x WHERE x.incarnation = v.incarnation GROUP BY arm) s
+    SELECT array_agg(segment) AS segments, array_agg(arm) AS arms, array_agg(successes) AS successes,
+           array_agg(failures) AS failures, array_agg(n) AS counts
+    FROM (SELECT arm, segment, sum(success_micros)::int8 AS successes, sum(failure_micros)::int8 AS failures,
+                 sum(n)::int8 AS n
+          FROM evidence_all x WHERE x.incarnation = v.incarnation GROUP BY arm, segment) s
 ) e ON true
 LEFT JOIN LATERAL (
-    SELECT array_agg(arm) AS arms, array_agg((extract(epoch FROM bucket) * 1000000)::int8) AS starts,
-           array_agg(successes) AS successes, array_agg(failures) AS failures, array_agg(n) AS counts
-    FROM (SELECT arm, bucket, sum(success_micros)::int8 AS successes, sum(failure_micros)::int8 AS failures,
-                 sum(n)::int8 AS n
-          FROM evidence x WHERE v.seen_from IS NOT NULL AND x.incarnation = v.incarnation GROUP BY arm, bucket) s
+    SELECT array_agg(segment) AS segments, array_agg(arm) AS arms,
+           array_agg((extract(epoch FROM bucket) * 1000000)::int8) AS starts,
+           array_agg(success_micros) AS successes, array_agg(failure_micros) AS failures, array_agg(n) AS counts
+    FROM evidence x WHERE v.seen_from IS NOT NULL AND x.incarnation = v.incarnation
 ) h ON true
 WHERE v.incarnation = ANY(%s)
 """
@@ -90,21 +96,27 @@ async def read_evidence_alone(
     readings = []
     async for row in cursor:
         incarnation, policy_version, definition_version, as_of, changed_ago_s = row[:5]
-        sums, seen_from_us, by_hour = row[5:9], row[9], row[10:]
-        evidence = {arm: Evidence(*of_arm) for arm, *of_arm in zip(*sums, strict=True)} if sums[0] is not None else {}
+        sums, seen_from_us, by_hour = row[5:10], row[10], row[11:]
+        by_segment: defaultdict[str, dict[int, Evidence]] = defaultdict(dict)
+        for segment, arm, *counted in _rows(sums):
+            by_segment[segment][arm] = Evidence(*counted)
         hours = None if seen_from_us is None else Hours(seen_from_us, _hours(by_hour))
         readings.append(
-            EvidenceReading(incarnation, policy_version, definition_version, evidence, as_of, changed_ago_s, hours)
+            EvidenceReading(incarnation, policy_version, definition_version, dict(by_segment), as_of, changed_ago_s, hours)
         )
     return readings
 
 
-def _hours(columns: Sequence[Sequence[int] | None]) -> dict[int, tuple[Bucket, ...]]:
-    """Return the hours of each arm, from arrays of arms, hours' beginnings, successes, failures and counts."""
-    found: defaultdict[int, list[Bucket]] = defaultdict(list)
-    for arm, start_us, *counted in zip(*(column or () for column in columns), strict=True):
-        found[arm].append((start_us, Evidence(*counted)))
-    return {arm: tuple(buckets) for arm, buckets in found.items()}
+def _rows(columns: Sequence[Sequence[Any] | None]) -> Iterable[tuple[Any, ...]]:
+    return zip(*(column or () for column in columns), strict=True)
+
+
+def _hours(columns: Sequence[Sequence[Any] | None]) -> dict[str, dict[int, tuple[Bucket, ...]]]:
+    """Return the hours by segment and arm, from arrays of segments, arms, beginnings, successes, failures and counts."""
+    found: defaultdict[str, defaultdict[int, list[Bucket]]] = defaultdict(lambda: defaultdict(list))
+    for segment, arm, start_us, *counted in _rows(columns):
+        found[segment][arm].append((start_us, Evidence(*counted)))
+    return {name: {arm: tuple(buckets) for arm, buckets in of_arm.items()} for name, of_arm in found.items()}
 
 
 async def read_digest(connection: AsyncConnection) -> Digest:

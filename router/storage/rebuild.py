@@ -3,7 +3,8 @@
 A snapshot of version v holds the events whose applied_version is below v and, where outcomes wait, only those of decisions
 made until matured_to. So the fold of exactly these, plus what dropped days left behind, is its evidence; prior plus evidence
 its parameters; and their comparison the rest, but for the allocation, which followed from rules that may have changed.
-Where evidence is discounted, the snapshot names the rule and the hour: the fold is then also added up by the hour.
+Where evidence is discounted, the snapshot names the rule and the hour: the fold is then also added up by the hour. Snapshots
+of segments are of the same version, and name what their priors borrow: they are computed again from the same fold.
 """
 
 import math
@@ -22,13 +23,14 @@ from psycopg.rows import dict_row
 from bandit.discount import Bucket
 from bandit.reward import Candidate, Evidence, fold
 from router.discounting import Hours
-from router.standing import Standing, compared, posteriors_of
+from router.segments import BySegment
+from router.standing import Standing, compared, evidence_of, posteriors_of
 from router.storage.errors import translated
 from router.storage.experiments import BY_INCARNATION, definition_of
-from router.storage.snapshots import UNTIL, Snapshot, snapshot_of
+from router.storage.snapshots import OF_SEGMENTS, UNTIL, Snapshot, snapshot_of
 
 _EVENTS = """
-SELECT e.decision_day, e.decision_key, e.arm, (extract(epoch FROM e.bucket) * 1000000)::int8, e.rank,
+SELECT e.decision_day, e.decision_key, e.segment, e.arm, (extract(epoch FROM e.bucket) * 1000000)::int8, e.rank,
        (extract(epoch FROM e.occurred_at) * 1000000)::int8, e.event_id, e.reward_micros
 FROM events e
 WHERE e.incarnation = %(incarnation)s AND e.reward_micros IS NOT NULL
@@ -39,21 +41,21 @@ ORDER BY e.decision_day, e.decision_key
 """
 
 
-#: An arm's number, and the beginning of an hour in microseconds.
-_Hour = tuple[int, int]
+#: A segment, an arm's number, and the beginning of an hour in microseconds.
+_Hour = tuple[str, int, int]
 
 # Without what was imported after the snapshot.
 _BASE = """
-SELECT arm, sum(success_micros)::int8, sum(failure_micros)::int8, sum(n)::int8
+SELECT segment, arm, sum(success_micros)::int8, sum(failure_micros)::int8, sum(n)::int8
 FROM (
-    SELECT arm, success_micros, failure_micros, n FROM evidence_base WHERE incarnation = %(incarnation)s
+    SELECT segment, arm, success_micros, failure_micros, n FROM evidence_base WHERE incarnation = %(incarnation)s
     UNION ALL
-    SELECT u.arm, -u.success_micros, -u.failure_micros, -u.n
-    FROM imports m CROSS JOIN LATERAL unnest(m.arms, m.success_micros, m.failure_micros, m.n)
-        AS u (arm, success_micros, failure_micros, n)
+    SELECT u.segment, u.arm, -u.success_micros, -u.failure_micros, -u.n
+    FROM imports m CROSS JOIN LATERAL unnest(m.segments, m.arms, m.success_micros, m.failure_micros, m.n)
+        AS u (segment, arm, success_micros, failure_micros, n)
     WHERE m.incarnation = %(incarnation)s AND m.applied_version >= %(version)s
 ) b
-GROUP BY arm
+GROUP BY segment, arm
 """
 
 
@@ -66,6 +68,8 @@ class ArmRebuilt:
     kept: dict[str, float | int]
     rebuilt: dict[str, float | int]
     discounted: bool = False
+    #: The segment that the snapshot is of; empty of all traffic.
+    segment: str = ""
 
     @property
     def agrees(self) -> bool:
@@ -116,11 +120,12 @@ def rebuild(
         connection.execute("LOCK TABLE events IN ACCESS SHARE MODE")
         with connection.cursor(row_factory=dict_row) as cursor:
             found = cursor.execute(BY_INCARNATION, (incarnation,)).fetchone()
-        row = connection.execute(UNTIL, (incarnation, at)).fetchone()
+        row = connection.execute(UNTIL, (incarnation, "", at)).fetchone()
         if found is None or row is None:
             return None
         definition = definition_of(found)
-        snapshot = snapshot_of(row, {arm.number: arm for arm in definition.arms})
+        arms = {arm.number: arm for arm in definition.arms}
+        snapshot = snapshot_of(row, arms)
         named = definition.experiment_id, snapshot.standing.policy_version, snapshot.taken_at
         kept_from = connection.execute("SELECT kept_from FROM retention").fetchone()
         if kept_from is not None and kept_from[0] != snapshot.kept_from:
@@ -130,12 +135,15 @@ def rebuild(
         base = connection.execute(
             _BASE, {"incarnation": incarnation, "version": snapshot.standing.policy_version}
         ).fetchall()
-    evidence: defaultdict[int, Evidence] = defaultdict(Evidence)
-    for (arm, _), of_hour in by_hour.items():
-        evidence[arm] += of_hour
-    for arm, *counted in base:
-        evidence[arm] += Evidence(*counted)
-    return Rebuilt(*named, events, _compared(snapshot.standing, evidence, by_hour))
+        kept = connection.execute(OF_SEGMENTS, (incarnation, snapshot.standing.policy_version)).fetchall()
+    by_segment: defaultdict[str, defaultdict[int, Evidence]] = defaultdict(lambda: defaultdict(Evidence))
+    for (segment, arm, _), of_hour in by_hour.items():
+        by_segment[segment][arm] += of_hour
+    for segment, arm, *counted in base:
+        by_segment[segment][arm] += Evidence(*counted)
+    standings = [snapshot.standing, *(snapshot_of(row, arms).standing for row in kept)]
+    rebuilt = (arm for standing in standings for arm in _compared(standing, by_segment, by_hour))
+    return Rebuilt(*named, events, tuple(rebuilt))
 
 
 def _folded(
@@ -154,8 +162,8 @@ def _folded(
         cursor.execute(_EVENTS, parameters)
         for _, rows in groupby(cursor, key=itemgetter(0, 1)):
             candidates: list[tuple[Candidate, _Hour]] = []
-            for _, _, arm, hour_us, rank, occurred_us, event_id, micros in rows:
-                candidates.append((Candidate(rank, occurred_us, event_id, micros), (arm, hour_us)))
+            for _, _, segment, arm, hour_us, rank, occurred_us, event_id, micros in rows:
+                candidates.append((Candidate(rank, occurred_us, event_id, micros), (segment, arm, hour_us)))
                 events += 1
                 if events % 10_000 == 0:
                     progress(events, total)
@@ -167,19 +175,19 @@ def _folded(
     return events, evidence
 
 
-def _compared(
-    standing: Standing, evidence: Mapping[int, Evidence], by_hour: Mapping[_Hour, Evidence]
-) -> tuple[ArmRebuilt, ...]:
-    counted = [evidence.get(arm.number, Evidence()) for arm in standing.arms]
-    alpha, beta = posteriors_of(standing.arms, counted, standing.priors, standing.discount, _hours(standing, by_hour))
+def _compared(standing: Standing, by_segment: BySegment, by_hour: Mapping[_Hour, Evidence]) -> tuple[ArmRebuilt, ...]:
+    counted = evidence_of(standing.arms, by_segment, standing.segment)
+    hours = _hours(standing, by_hour)
+    alpha, beta = posteriors_of(standing.arms, by_segment, standing.priors, standing.discount, hours, standing.segment)
     competing = np.array([arm.active for arm in standing.arms], dtype=bool)
     comparison = compared(alpha, beta, competing)
     kept = zip(
         standing.evidence, standing.alpha, standing.beta, standing.probability_best, standing.expected_loss, strict=True
     )
     again = zip(counted, alpha, beta, comparison.probability_best, comparison.expected_loss, strict=True)
+    discounted, segment = standing.discount is not None, "" if standing.segment is None else standing.segment.name
     return tuple(
-        ArmRebuilt(arm.arm_id, arm.version, _figures(*one), _figures(*other), standing.discount is not None)
+        ArmRebuilt(arm.arm_id, arm.version, _figures(*one), _figures(*other), discounted, segment)
         for arm, one, other in zip(standing.arms, kept, again, strict=True)
     )
 
@@ -188,10 +196,11 @@ def _hours(standing: Standing, by_hour: Mapping[_Hour, Evidence]) -> Hours | Non
     """Return the hours as the snapshot saw them; None where it discounted nothing."""
     if standing.seen_from_us is None:
         return None
-    found: defaultdict[int, list[Bucket]] = defaultdict(list)
-    for (arm, start_us), counted in by_hour.items():
-        found[arm].append((start_us, counted))
-    return Hours(standing.seen_from_us, {arm: tuple(buckets) for arm, buckets in found.items()})
+    found: defaultdict[str, defaultdict[int, list[Bucket]]] = defaultdict(lambda: defaultdict(list))
+    for (segment, arm, start_us), counted in by_hour.items():
+        found[segment][arm].append((start_us, counted))
+    by_segment = {name: {arm: tuple(hours) for arm, hours in of_arm.items()} for name, of_arm in found.items()}
+    return Hours(standing.seen_from_us, by_segment)
 
 
 def _figures(counted: Evidence, alpha: float, beta: float, best: float, loss: float) -> dict[str, float | int]:

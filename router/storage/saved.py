@@ -22,6 +22,7 @@ from router.access.keys import ApiKey
 from router.access.roles import Role
 from router.discounting import Hours
 from router.experiment import Definition
+from router.segments import BySegment
 from router.storage.errors import StorageError
 from router.storage.experiments import definition_of
 from router.storage.policies import EvidenceReading
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 
 FILE = "saved.sqlite"
 #: Of the tables below and of the documents in them. A file of another one is made anew.
-_FORMAT = 3
+_FORMAT = 4
 _TABLES = f"""
 CREATE TABLE origin (
     only_row INTEGER PRIMARY KEY CHECK (only_row = 1), deployment_id TEXT NOT NULL, address TEXT NOT NULL,
@@ -161,7 +162,10 @@ class SavedFile:
         ):
             try:
                 read = definition_of(_row(definition))
-                counts = {int(arm): Evidence(*values) for arm, values in json.loads(evidence).items()}
+                counts = {
+                    segment: {int(arm): Evidence(*values) for arm, values in of_arm.items()}
+                    for segment, of_arm in json.loads(evidence).items()
+                }
                 reading = EvidenceReading(
                     incarnation,
                     policy_version,
@@ -227,7 +231,7 @@ class SavedFile:
             [
                 (
                     reading.policy_version,
-                    json.dumps({arm: _counted(evidence) for arm, evidence in reading.evidence.items()}),
+                    _evidence_document(reading.by_segment),
                     None if reading.hours is None else _hours_document(reading.hours),
                     reading.as_of.isoformat(),
                     reading.incarnation,
@@ -277,19 +281,28 @@ def _counted(evidence: Evidence) -> tuple[int, int, int]:
     return evidence.success_micros, evidence.failure_micros, evidence.n
 
 
+def _evidence_document(by_segment: BySegment) -> str:
+    return json.dumps(
+        {name: {arm: _counted(evidence) for arm, evidence in of_arm.items()} for name, of_arm in by_segment.items()}
+    )
+
+
 def _hours_document(hours: Hours) -> str:
-    by_arm = {
-        arm: [(start_us, *_counted(evidence)) for start_us, evidence in buckets] for arm, buckets in hours.by_arm.items()
+    by_segment = {
+        name: {arm: [(start_us, *_counted(evidence)) for start_us, evidence in hours_] for arm, hours_ in of_arm.items()}
+        for name, of_arm in hours.by_segment.items()
     }
-    return json.dumps({"seen_from_us": hours.seen_from_us, "by_arm": by_arm})
+    return json.dumps({"seen_from_us": hours.seen_from_us, "by_segment": by_segment})
 
 
 def _hours(document: Mapping[str, Any]) -> Hours:
-    by_arm = {
-        int(arm): tuple((start_us, Evidence(*counted)) for start_us, *counted in buckets)
-        for arm, buckets in document["by_arm"].items()
+    by_segment = {
+        name: {
+            int(arm): tuple((start_us, Evidence(*counted)) for start_us, *counted in hours) for arm, hours in of_arm.items()
+        }
+        for name, of_arm in document["by_segment"].items()
     }
-    return Hours(document["seen_from_us"], by_arm)
+    return Hours(document["seen_from_us"], by_segment)
 
 
 def _document(row: Mapping[str, Any]) -> str:

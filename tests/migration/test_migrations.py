@@ -13,6 +13,7 @@ from router.storage.migrate import migrate, migrations_directory, schema_state
 ANALYSTS_READ = {
     "imports",
     "posterior_history",
+    "posterior_segments",
     "snapshots",
     "judge_runs",
     "judgments",

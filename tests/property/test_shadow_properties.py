@@ -22,6 +22,7 @@ from bandit.ramp_state import Phase, RampState
 from bandit.reward import Evidence
 from router.budgets import Budgets
 from router.decide import Decider
+from router.discounting import Hours
 from router.errors import ServiceError
 from router.experiment import Definition
 from router.journal import Journal
@@ -187,7 +188,9 @@ async def told(experiment: Experiment, chapters: Any, evidence: Mapping[int, Evi
         service = RouterService(decider, cast(Any, None), cast(Any, None))
         for version, (state, ramp_state, asked) in enumerate(chapters, 1):
             definition = definition_of(row_of(experiment, state, ramp_state))
-            registry.policy = compile_policy(definition, version, evidence)
+            registry.policy = compile_policy(
+                definition, version, evidence, hours=Hours(0, {"": {}}), by_segment={"": evidence}
+            )
             budgets.learn(NOW.date(), [1], {})
             # What a request id was answered before stays its answer, whatever the state is now.
             fresh = [_renamed(request, version) for request in asked]

@@ -26,7 +26,7 @@ def test_a_login_of_ones_own_reads_and_does_not_write(database_url: str) -> None
             connection.execute("ALTER ROLE ana SET default_transaction_read_only = on")
             connection.execute("ALTER ROLE ana SET timezone = 'UTC'")
             with psycopg.connect(database_url, user="ana", password="secret") as reader:
-                for view in ("posterior_history", "posterior_latest", "decision_log", "arm_metrics", "imports"):
+                for view in ("posterior_history", "posterior_segments", "posterior_latest", "decision_log", "arm_metrics"):
                     assert reader.execute(f"SELECT count(*) FROM {view}").fetchone() == (0,)
                 with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
                     reader.execute("UPDATE experiments SET description = ''")
