@@ -65,11 +65,9 @@ class Contest:
         self._alpha, self._beta = alpha, beta
         self._points = quadrature.breakpoints(alpha, beta)
         self._ends = expit(self._points[:, [0, -1]])
-        self._densities = [quadrature.betas(alpha[[arm]], beta[[arm]]) for arm in range(len(alpha))]
         total = alpha + beta
         sd = np.sqrt(alpha / total * (beta / total) / (total + 1.0))
         self._smooth = (alpha >= 1.0) & (beta >= 1.0) & (sd >= _WIDE)
-        self._bends = [quadrature.bends(self._points[[i]], alpha[[i]] + beta[[i]]) for i in range(len(alpha))]
 
     def probability_largest(self, shift: Array) -> Array:
         """As the function of this name."""
@@ -111,9 +109,11 @@ class Contest:
         # Beyond its upper end a rival's F is 1 to the last digits.
         felt = seen[:, -1] > lower
         rivals, gap, seen = rivals[felt], gap[felt], seen[felt]
-        grid = quadrature.panels([own, *self._rows(rivals, gap, seen)], self._bends[arm], lower, upper)
+        alpha, beta = self._alpha[[arm]], self._beta[[arm]]
+        bends = quadrature.bends(self._points[[arm]], alpha + beta)
+        grid = quadrature.panels([own, *self._rows(rivals, gap, seen)], bends, lower, upper)
         below = self._below(rivals, _moved(grid.y, gap)).prod(axis=0)
-        return float((quadrature.density(self._densities[arm], grid.y)[0] * below) @ grid.weights)
+        return float((quadrature.density(quadrature.betas(alpha, beta), grid.y)[0] * below) @ grid.weights)
 
     def _rows(self, rivals: NDArray[np.intp], gap: Array, seen: Array) -> list[Array]:
         """Return the rivals' breakpoints on the logit scale of the arm, and those towards the ends of their supports."""

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Final
 
+from router.cost_rules import cost_problems
 from router.field_problems import FieldProblem, Steps, did_you_mean
 from router.ramp_rules import challenger_of, ramp_problems
 from router.shadow_rules import challengers, competing, shadow_problems
@@ -81,7 +82,7 @@ def cross_field_problems(experiment: Experiment) -> list[FieldProblem]:
         *_top_two_problems(experiment),
         *_discount_problems(experiment),
         *_segment_problems(experiment),
-        *_cost_problems(experiment),
+        *cost_problems(experiment, allocation_kind(experiment), floor(experiment)),
         *_assignment_problems(experiment),
         *_holdout_problems(experiment),
         *_interleaving_problems(experiment),
@@ -177,18 +178,6 @@ def _segment_problems(experiment: Experiment) -> Iterable[FieldProblem]:
     if experiment.allocation.HasField("segments") and allocation_kind(experiment) not in LEARNING:
         message = "only a thompson or top_two allocation looks at evidence, which segments divide"
         yield FieldProblem(("allocation", "segments"), message, "use kind: thompson, or leave them out")
-
-
-def _cost_problems(experiment: Experiment) -> Iterable[FieldProblem]:
-    if not experiment.allocation.HasField("cost"):
-        return
-    if allocation_kind(experiment) != AllocationRule.KIND_THOMPSON:
-        message = "only a thompson allocation weighs cost against reward"
-        yield FieldProblem(("allocation", "cost"), message, "use kind: thompson, or leave it out")
-    for i, arm in enumerate(experiment.arms):
-        if arm.role != types.ROLE_SHADOW and not arm.HasField("cost_usd"):
-            message = "is required of every arm that competes: the allocation weighs cost"
-            yield FieldProblem(("arms", i, "cost_usd"), message, "say what a call costs in US dollars, or leave cost out")
 
 
 def _unknown(experiment: Experiment, path: Steps, given: Iterable[str]) -> Iterable[FieldProblem]:

@@ -22,7 +22,7 @@ def _control_alone(rules: Rules) -> Rules:
     control = rules.allocation.control
     alone = tuple(float(i == control) for i in range(len(rules.allocation.caps)))
     only = AllocationRule(AllocationKind.FIXED, 0.0, alone, control, alone)
-    return replace(rules, allocation=only, assignment="per_request", holdout=0.0)
+    return replace(rules, allocation=only, assignment="per_request", holdout=0.0, cost=None)
 
 
 def limited_rules(rules: Rules, active_arms: Sequence[Arm], state: RampState | None) -> Rules:
