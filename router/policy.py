@@ -13,7 +13,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from math import inf
+from math import inf, isinf
 from types import MappingProxyType
 from typing import Final
 
@@ -22,7 +22,6 @@ import numpy as np
 from bandit.allocation import (
     LEARNING,
     AllocationKind,
-    AllocationRule,
     NoEligibleArmError,
     Vector,
     allocate,
@@ -32,7 +31,9 @@ from bandit.allocation import (
 )
 from bandit.reward import Evidence
 from router.discounting import Hours, posterior_of
-from router.experiment import Arm, Definition
+from router.experiment import Arm, Definition, Rules
+from router.pricing import EXACT_SUBSET_ARMS as EXACT_PRICED_ARMS
+from router.pricing import Price, at_price, priced
 from router.segments import BySegment, weights_of
 from router.v1 import routing_pb2, types_pb2
 
@@ -72,6 +73,8 @@ class Part:
     beta: Vector
     #: The allocation over all active arms; None if none of them can be served.
     everyone: Choice | None
+    #: At what price; None where cost is not weighed.
+    price: Price | None = None
     #: Choices of eligible subsets, made on first use.
     subsets: dict[tuple[int, ...], Choice] = field(default_factory=dict)
 
@@ -99,7 +102,12 @@ class Part:
         if self.definition.bucket_table is not None:
             # Units whose bucket belongs to an arm that is not eligible are dealt out again in proportion.
             return self._frozen(restrict(self.everyone.probabilities, eligible), exact=True)
-        if len(eligible) <= EXACT_SUBSET_ARMS[rule.kind]:
+        if self.price is not None:
+            # What costs too much beside the others has no share that could be renormalised.
+            hopeless = not self.everyone.probabilities[list(eligible)].any()
+            if len(eligible) <= EXACT_PRICED_ARMS or isinf(self.price.reward_per_usd) or hopeless:
+                return self._frozen(at_price(self.price, rule, self.alpha, self.beta, self.arms, eligible), exact=True)
+        elif len(eligible) <= EXACT_SUBSET_ARMS[rule.kind]:
             return self._frozen(allocate(rule, self.alpha, self.beta, eligible), exact=True)
         restricted = restrict(self.everyone.probabilities, eligible)[list(eligible)]
         return self._frozen(finish(rule, restricted, np.asarray(eligible, dtype=np.intp)), exact=False)
@@ -219,20 +227,25 @@ def _part(definition: Definition, policy_version: int, posteriors: Sequence[tupl
     alpha.setflags(write=False)
     beta.setflags(write=False)
     try:
-        p = allocation_of(definition.rules.allocation, alpha, beta, definition.bucket_table, arms)
+        p, price = allocation_of(definition.rules, alpha, beta, definition.bucket_table, arms)
         everyone = freeze(definition.incarnation, policy_version, arms, p, exact=True)
     except NoEligibleArmError:
-        everyone = None
-    return Part(definition, policy_version, arms, alpha, beta, everyone)
+        everyone, price = None, None
+    return Part(definition, policy_version, arms, alpha, beta, everyone, price)
 
 
 def allocation_of(
-    rule: AllocationRule, alpha: Vector, beta: Vector, bucket_table: tuple[int, ...] | None, arms: tuple[Arm, ...]
-) -> Vector:
-    """Return the vector over all active arms; with a bucket table, exactly the shares of its buckets."""
-    if bucket_table is None:
-        return allocate(rule, alpha, beta)
-    return np.array([bucket_table.count(arm.number) for arm in arms]) / len(bucket_table)
+    rules: Rules, alpha: Vector, beta: Vector, bucket_table: tuple[int, ...] | None, arms: tuple[Arm, ...]
+) -> tuple[Vector, Price | None]:
+    """Return the vector over all active arms, and its price where it weighs cost.
+
+    With a bucket table it has exactly the shares of its buckets. Raises NoEligibleArmError if every arm has probability 0.
+    """
+    if bucket_table is not None:
+        return np.array([bucket_table.count(arm.number) for arm in arms]) / len(bucket_table), None
+    if rules.cost is not None:
+        return priced(rules.cost, rules.allocation, alpha, beta, arms)
+    return allocate(rules.allocation, alpha, beta), None
 
 
 def _reply(definition: Definition, arm: Arm) -> bytes:

@@ -407,6 +407,7 @@ class Registry:
         self._entries[entry.definition.experiment_id] = entry
         self._by_incarnation[entry.definition.incarnation] = entry
         self.budgets.follow(entry.definition)
+        _tell_of_shortfall(None if newest is None else newest.policy, entry.policy)
         before = Digest(0, 0, 0) if newest is None else newest.digest
         self._digest = Digest(*(known - b + a for known, b, a in zip(self._digest, before, entry.digest, strict=True)))
 
@@ -437,6 +438,15 @@ class Registry:
             log.info("policies are fresh again after %.1f s", self._clock() - self._fresh_at)
         self._fresh_at = self._clock()
         self._stale = False
+
+
+def _tell_of_shortfall(before: Policy | None, now: Policy | None) -> None:
+    """Log once that a ceiling cannot be kept, and once that it is again."""
+    was, said = (None if of is None or of.pooled.price is None else of.pooled.price.shortfall for of in (before, now))
+    if said and now is not None and not was:
+        log.warning("%s: traffic goes where it costs the least: %s", now.definition.experiment_id, said)
+    elif was and now is not None and not said:
+        log.info("%s: the cost ceiling is kept again", now.definition.experiment_id)
 
 
 def _compiled(arguments: Sequence[tuple[Definition, EvidenceReading, Policy | None]]) -> list[Policy]:

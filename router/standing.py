@@ -12,6 +12,7 @@ from bandit.reward import Evidence
 from router.discounting import Discount, Hours, posterior_of
 from router.experiment import Arm, Definition
 from router.policy import allocation_of
+from router.pricing import Price
 from router.segments import BySegment, Segment, over_all, weights_of
 
 
@@ -37,6 +38,8 @@ class Standing:
     seen_from_us: int | None = None
     #: The segment that this is of; None of all traffic. Then evidence is its own, and priors are without what they borrow.
     segment: Segment | None = None
+    #: The price that the allocation was made at; None where cost is not weighed, and of a snapshot.
+    price: Price | None = None
 
 
 def standing_of(
@@ -54,10 +57,10 @@ def standing_of(
     alpha, beta = posteriors_of(arms, by_segment, priors, rules.discount, hours, of)
     competing = np.array([arm.active for arm in arms], dtype=bool)
     comparison = compared(alpha, beta, competing)
-    allocation = np.zeros(len(arms))
+    allocation, price = np.zeros(len(arms)), None
     with contextlib.suppress(NoEligibleArmError):
-        allocation[competing] = allocation_of(
-            rules.allocation, alpha[competing], beta[competing], definition.bucket_table, definition.active_arms
+        allocation[competing], price = allocation_of(
+            rules, alpha[competing], beta[competing], definition.bucket_table, definition.active_arms
         )
     return Standing(
         policy_version,
@@ -72,6 +75,7 @@ def standing_of(
         rules.discount,
         None if rules.discount is None or hours is None else hours.seen_from_us,
         of,
+        price,
     )
 
 
