@@ -1,7 +1,8 @@
 """Logs: where they go and what a line looks like.
 
 A line says when, how grave, which process and module, and what; then whatever the record carries in `extra`, such as
-experiment, arm, decision, session and turn: as key=value in text, as members of the object in JSON.
+experiment, arm, decision, session and turn, and the trace and span that it is logged in: as key=value in text, as members of
+the object in JSON.
 """
 
 from __future__ import annotations
@@ -71,7 +72,18 @@ class JsonFormatter(logging.Formatter):
 
 
 def _extra(record: logging.LogRecord) -> dict[str, Any]:
-    return {name: value for name, value in vars(record).items() if name not in _STANDARD}
+    return {**{name: value for name, value in vars(record).items() if name not in _STANDARD}, **_trace_ids()}
+
+
+def _trace_ids() -> dict[str, str]:
+    """The trace and the span in which a line is logged, in hexadecimal, as collectors show them; nothing outside of any."""
+    trace = sys.modules.get("opentelemetry.trace")
+    if trace is None:  # nobody traces
+        return {}
+    context = trace.get_current_span().get_span_context()
+    if not context.is_valid:
+        return {}
+    return {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
 
 
 def _text(value: object) -> str:

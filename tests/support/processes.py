@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 COMMAND = [sys.executable, "-m", "router.cli"]
@@ -45,6 +45,11 @@ class Service:
     def log(self) -> str:
         """What went to standard error so far."""
         return self._log.read_text()
+
+    @property
+    def metrics(self) -> str:
+        """HOST:PORT of metrics and health."""
+        return self.line.rsplit(", metrics on ", 1)[1]
 
     def descendants(self) -> dict[int, str]:
         """Every process below the supervisor, with its command line."""
@@ -97,7 +102,7 @@ def alive(pid: int) -> bool:
 
 
 @contextlib.contextmanager
-def serving(directory: Path, *arguments: str | Path) -> Iterator[Service]:
+def serving(directory: Path, *arguments: str | Path, environment: Mapping[str, str] | None = None) -> Iterator[Service]:
     """Start `serve` on a free port and wait until it answers; whatever is left of it is killed at the end."""
     directory.mkdir(parents=True, exist_ok=True)
     log = directory / f"stderr-{time.monotonic_ns()}.txt"
@@ -107,6 +112,7 @@ def serving(directory: Path, *arguments: str | Path) -> Iterator[Service]:
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
+            env={**os.environ, **(environment or {})},
         )
     known: dict[int, str] = {}
     try:

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from opentelemetry import trace
 
 from router.logs import JsonFormatter, TextFormatter, configure_logging, configured_format
 
@@ -104,3 +105,13 @@ def test_what_is_configured_can_be_asked(root: logging.Logger, style: str, capsy
         assert {"message": "shown 1", "experiment": "support", "level": "warning"}.items() <= json.loads(line).items()
     else:
         assert line.endswith("router.test: shown 1 experiment=support")
+
+
+def test_a_line_says_which_trace_it_is_of() -> None:
+    ids = trace.SpanContext(0x0AF7651916CD43DD8448EB211C80319C, 0x00F067AA0BA902B7, is_remote=False)
+    with trace.use_span(trace.NonRecordingSpan(ids)):
+        found = json.loads(JsonFormatter().format(record(arm="a")))
+        text = TextFormatter().format(record(arm="a"))
+    assert (found["trace_id"], found["span_id"]) == ("0af7651916cd43dd8448eb211c80319c", "00f067aa0ba902b7")
+    assert text.endswith(" arm=a trace_id=0af7651916cd43dd8448eb211c80319c span_id=00f067aa0ba902b7")
+    assert "trace_id" not in JsonFormatter().format(record())
