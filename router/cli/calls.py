@@ -1,13 +1,17 @@
 """Calls that several commands make."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import click
 import grpc
 from google.protobuf.json_format import MessageToDict
 
-from router.client import CHANNEL_OPTIONS
+from router.cli.options import reaching
+from router.client import CHANNEL_OPTIONS, Tls
+from router.client._access import Access, access
 from router.v1 import experiments_pb2 as pb
 from router.v1 import experiments_pb2_grpc
 
@@ -18,9 +22,71 @@ ExperimentStub = experiments_pb2_grpc.ExperimentServiceStub
 
 @contextmanager
 def connected(server: str) -> Iterator[grpc.Channel]:
-    """Give a channel to a router."""
-    with grpc.insecure_channel(server, options=CHANNEL_OPTIONS) as channel:
-        yield channel
+    """Give a channel to a router, with the key and over the TLS that the command was given."""
+    found = reach(server)
+    if found.credentials is None:
+        channel = grpc.insecure_channel(server, options=CHANNEL_OPTIONS)
+    else:
+        channel = grpc.secure_channel(server, found.credentials, options=CHANNEL_OPTIONS)
+    with channel:
+        yield grpc.intercept_channel(channel, _Bearer(found.metadata)) if found.metadata else channel
+
+
+def connected_aio(server: str, options: Sequence[tuple[str, Any]]) -> grpc.aio.Channel:
+    """Return such a channel for asyncio."""
+    found = reach(server)
+    interceptors = [_AioBearer(found.metadata)] if found.metadata else []
+    if found.credentials is None:
+        return grpc.aio.insecure_channel(server, options=options, interceptors=interceptors)
+    return grpc.aio.secure_channel(server, found.credentials, options=options, interceptors=interceptors)
+
+
+def reach(server: str) -> Access:
+    """Return how to reach a router. Raises UsageError if a key would travel in plain text."""
+    given = reaching()
+    key_file, (ca, cert, key) = given.get("api_key_file"), (given.get(n) for n in ("tls_ca", "client_cert", "client_key"))
+    try:
+        return access(
+            server,
+            api_key=Path(key_file).read_text() if key_file else None,
+            tls=Tls(ca, cert, key) if ca or cert or key else None,
+            insecure=bool(given.get("insecure")),
+        )
+    except ValueError as error:
+        told = str(error).replace("give tls=Tls(ca=…)", "give --tls-ca").replace("insecure=True", "--insecure")
+        raise click.UsageError(told) from None
+
+
+class _Bearer(grpc.UnaryUnaryClientInterceptor):
+    """Sends metadata with every call: no command opens a stream."""
+
+    def __init__(self, metadata: tuple[tuple[str, str], ...]) -> None:
+        self._metadata = metadata
+
+    def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        """Add the metadata."""
+        return continuation(_Details(client_call_details, self._metadata), request)
+
+
+class _Details(grpc.ClientCallDetails):
+    """A call's details with more metadata: the library's own are replaced, not changed."""
+
+    def __init__(self, details: Any, metadata: tuple[tuple[str, str], ...]) -> None:
+        for name in ("method", "timeout", "credentials", "wait_for_ready", "compression"):
+            setattr(self, name, getattr(details, name, None))
+        self.metadata = (*(details.metadata or ()), *metadata)
+
+
+class _AioBearer(grpc.aio.UnaryUnaryClientInterceptor):
+    """The same for asyncio."""
+
+    def __init__(self, metadata: tuple[tuple[str, str], ...]) -> None:
+        self._metadata = metadata
+
+    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        """Add the metadata."""
+        metadata = grpc.aio.Metadata(*(client_call_details.metadata or ()), *self._metadata)
+        return await continuation(client_call_details._replace(metadata=metadata), request)
 
 
 def read(stub: ExperimentStub, experiment_id: str) -> pb.Experiment:

@@ -13,6 +13,7 @@ import click
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from router.cli.calls import connected
 from router.cli.options import database_options, json_option, running_database, server_option
 from router.embedded import EmbeddedPostgresError, read_record
 from router.embedded.binaries import locate
@@ -126,7 +127,7 @@ def _database(database_url: str | None, data_dir: Path) -> Finding:
 
 
 def _server(server: str) -> Finding:
-    with grpc.insecure_channel(server) as channel:
+    with connected(server) as channel:
         try:
             stub: Any = health_pb2_grpc.HealthStub(channel)
             reply = stub.Check(health_pb2.HealthCheckRequest(), timeout=_TIMEOUT_S)

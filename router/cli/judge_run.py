@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import click
 import grpc
 
-from router.cli.calls import connected
+from router.cli.calls import connected, connected_aio
 from router.cli.judge_report import FILE, LONG_S, html_option, read_report, show
 from router.cli.options import json_option, server_option
 
@@ -200,7 +200,7 @@ async def _perform(given: dict[str, Any], stored: pb.JudgeRun, model: Model, pri
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupt)
     task = bar.add_task("judging", total=stored.judgments, completed=stored.judged)
-    async with grpc.aio.insecure_channel(given["server"], options=_CHANNEL) as channel:
+    async with connected_aio(given["server"], _CHANNEL) as channel:
         budget = Budget(given["max_cost_usd"], stored.cost_usd)
         rng = random.Random()  # noqa: S311 - pauses are no secret
         judge = Judge(model, stored.rubric, given["max_tokens"], budget, price, rest, rng)

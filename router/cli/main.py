@@ -12,6 +12,7 @@ import click
 #: Where each command lives. Only the one that runs is imported: statistics and drivers take a second to load.
 _COMMANDS = {
     "apply": ("apply", "Create or update experiments from files, and start them."),
+    "audit": ("audit_log", "List who called for which administrative act."),
     "demo": ("demo", "Route, reward and learn on real LLM outcomes."),
     "doctor": ("doctor", "Find what keeps the service from working."),
     "evaluate": ("evaluate", "Compare arms on a dataset, before they meet users."),
@@ -20,6 +21,7 @@ _COMMANDS = {
     "import": ("imports", "Bring outcomes from elsewhere, as a prior or as evidence."),
     "init": ("init", "Write a commented experiment file."),
     "judge": ("judge", "Let a model compare shadow answers with those that were served."),
+    "keys": ("keys", "Make, list, replace and revoke API keys, and signing keys."),
     "migrate": ("migrate", "Bring the database to this version's schema."),
     "picture": ("picture", "Draw an experiment: posteriors, shares, regret, estimates."),
     "plan": ("plan", "Say which strategy answers a question, and what it takes."),

@@ -54,10 +54,43 @@ def database_options(command: F) -> F:
 
 
 def server_option(command: F) -> F:
-    """Add --server."""
+    """Add --server, and what it takes to reach it: that is kept for `calls.connected`, and no argument of the command."""
+    for name, envvar, what in reversed(_REACHING):
+        kind: Any = click.Path(exists=True, dir_okay=False)
+        command = click.option(name, envvar=envvar, type=kind, help=what, expose_value=False, callback=_keep)(command)
+    command = click.option(
+        "--insecure",
+        is_flag=True,
+        help="Send the key in plain text, to another host too.",
+        expose_value=False,
+        callback=_keep,
+    )(command)
     return click.option(
         "--server", envvar="BANDIT_ROUTER_SERVER", default=DEFAULT_SERVER, show_default=True, help="HOST:PORT of a router."
     )(command)
+
+
+#: Keys are read from files or the environment: arguments show in the list of processes.
+_REACHING = (
+    ("--api-key-file", "BANDIT_ROUTER_API_KEY_FILE", "File with the API key.  [or: $BANDIT_ROUTER_API_KEY]"),
+    ("--tls-ca", "BANDIT_ROUTER_TLS_CA", "PEM certificates that sign the router's: use TLS."),
+    ("--client-cert", "BANDIT_ROUTER_CLIENT_CERT", "PEM certificate of this client, for mutual TLS."),
+    ("--client-key", "BANDIT_ROUTER_CLIENT_KEY", "PEM key of that certificate."),
+)
+#: Where `reaching` finds what was given.
+_KEPT = "router.cli.options.reaching"
+
+
+def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    ctx.meta.setdefault(_KEPT, {})[param.name] = value
+    return value
+
+
+def reaching() -> dict[str, Any]:
+    """Return what the running command was given to reach its router: api_key_file, tls_ca, client_cert and so on."""
+    ctx = click.get_current_context(silent=True)
+    found: dict[str, Any] = {} if ctx is None else ctx.meta.get(_KEPT, {})
+    return found
 
 
 def json_option(command: F) -> F:

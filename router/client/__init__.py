@@ -29,18 +29,25 @@ Shadow traffic
     A decision may name `shadow_arms` to call beside its own, for comparison. What they answer goes to `record_shadow`, in
     the background, and never to a user.
 
+Keys
+    A router beyond this host asks for an API key, over TLS. Both clients take them as `api_key` and `tls`, or from the
+    environment: BANDIT_ROUTER_API_KEY, BANDIT_ROUTER_TLS_CA.
+
 Fallback
     With a fallback arm, a router that cannot answer costs learning, not answers: `route` returns a decision whose
     `decision_id` is empty and `is_fallback` true. Rewarding it sends nothing and is counted in `stats()`.
 """
 
+from router.client._access import Tls
 from router.client._aio import AsyncRouterClient
 from router.client._channel import CHANNEL_OPTIONS
 from router.client._errors import (
     FailedPrecondition,
     InvalidArgument,
     NotFound,
+    PermissionDenied,
     RouterError,
+    Unauthenticated,
     Unavailable,
     Violation,
 )
@@ -71,6 +78,7 @@ __all__ = [
     "InvalidArgument",
     "ModelAnswer",
     "NotFound",
+    "PermissionDenied",
     "Reason",
     "RewardEvent",
     "RewardResult",
@@ -81,6 +89,8 @@ __all__ = [
     "Signal",
     "Status",
     "TextMode",
+    "Tls",
+    "Unauthenticated",
     "Unavailable",
     "Violation",
     "prompt_similarity",

@@ -18,7 +18,8 @@ CLIENT_CERT, CLIENT_KEY = "BANDIT_ROUTER_CLIENT_CERT", "BANDIT_ROUTER_CLIENT_KEY
 
 #: What may stand in metadata.
 _KEY: Final = re.compile(r"[\x21-\x7e]+", re.ASCII).fullmatch
-_SCHEME: Final = re.compile(r"^[a-z][a-z0-9+.-]*:(?://[^/]*/)?", re.ASCII)
+#: Where a target may say how its address is found.
+_SCHEME: Final = re.compile(r"^(?:dns|ipv4|ipv6):(?://[^/]*/)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +76,8 @@ def access(
         raise ValueError("api_key: is no API key; they look like brk_0123456789ab_…")
     if not given_channel and credentials is None and not insecure and not is_local(target or ""):
         raise ValueError(
-            f"the API key would travel to {target!r} in plain text: give tls=Tls(ca=…) or set {TLS_CA}; or insecure=True, on a"
-            " network where nobody listens in"
+            f"the API key would travel to {target!r} in plain text: give tls=Tls(ca=…) or set {TLS_CA}; or insecure=True, on"
+            " a network where nobody listens in"
         )
     return Access(credentials, (("authorization", f"Bearer {key}"),))
 
@@ -85,20 +86,13 @@ def is_local(target: str) -> bool:
     """Whether a gRPC target is on this very host, whoever resolves it."""
     if target.startswith(("unix:", "unix-abstract:")):
         return True
-    address = target if target.startswith("[") else _SCHEME.sub("", target) if not _is_host_port(target) else target
-    host = address.rpartition(":")[0] if not address.endswith("]") and ":" in address else address
+    address = _SCHEME.sub("", target)
+    host = address if ":" not in address or address.endswith("]") else address.rpartition(":")[0]
     host = host.strip("[]")
-    if host == "localhost":
-        return True
     try:
-        return ip_address(host).is_loopback
+        return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _is_host_port(target: str) -> bool:
-    """Whether a target has no scheme: localhost:50051 looks like one."""
-    return re.fullmatch(r"[^:/]+:[0-9]+", target) is not None
 
 
 def _of_environment(environment: Mapping[str, str]) -> Tls | None:

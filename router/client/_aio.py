@@ -10,7 +10,8 @@ from typing import Self, TypeVar, Unpack
 import grpc
 import grpc.aio
 
-from router.client import _channel, _errors
+from router.client import _channel, _errors, _trace
+from router.client._access import Tls, access
 from router.client._calls import Call, Calls
 from router.client._errors import RouterError
 from router.client._requests import RewardEvent, RewardOptions, RouteOptions, RouteRequest, ShadowOptions, ShadowRecord
@@ -31,10 +32,22 @@ class AsyncRouterClient:
         *,
         channel: grpc.aio.Channel | None = None,
         credentials: grpc.ChannelCredentials | None = None,
+        api_key: str | None = None,
+        tls: Tls | None = None,
+        insecure: bool = False,
         fallback_arms: Mapping[str, Arm | str] | None = None,
     ) -> None:
         self._calls = Calls(fallback_arms)
-        self._channel = _channel.dial_aio(target, channel, credentials)
+        found = access(
+            target,
+            given_channel=channel is not None,
+            credentials=credentials,
+            api_key=api_key,
+            tls=tls,
+            insecure=insecure,
+        )
+        self._metadata = found.metadata
+        self._channel = _channel.dial_aio(target, channel, found.credentials)
         self._owns_channel = channel is None
         self._methods = _channel.methods(self._channel)
 
@@ -95,7 +108,9 @@ class AsyncRouterClient:
         if call.message is None:
             return call.done(None)
         try:
-            reply = await self._methods[call.method](call.message, timeout=call.timeout_s)
+            reply = await self._methods[call.method](
+                call.message, timeout=call.timeout_s, metadata=(*self._metadata, *_trace.headers())
+            )
         except grpc.RpcError as error:
             return call.failed(_errors.from_rpc(error))
         return call.done(reply)

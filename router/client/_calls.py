@@ -175,7 +175,8 @@ class Calls:
 def _may_fall_back(error: RouterError) -> bool:
     # An operator's pause must not break the product. NO_ELIGIBLE_ARM is left to raise: the arms the caller accepts were
     # switched off on purpose.
-    return error.code in _NO_ANSWER or error.reason == "EXPERIMENT_NOT_RUNNING"
+    # Likewise a key that ends while the program runs. One that was never good is a fault of the program's, and is raised.
+    return error.code in _NO_ANSWER or error.reason in ("EXPERIMENT_NOT_RUNNING", "API_KEY_EXPIRED", "API_KEY_REVOKED")
 
 
 def _rewarded(event: RewardEvent, result: routing_pb2.BatchRewardResult) -> RewardResult | RouterError:

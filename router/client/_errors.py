@@ -77,6 +77,14 @@ class FailedPrecondition(RouterError):
     """The experiment does not serve now, or none of the eligible arms can be served."""
 
 
+class Unauthenticated(RouterError):
+    """The router asks for a key, and this client has none, or one that is unknown, expired or revoked."""
+
+
+class PermissionDenied(RouterError):
+    """The key is good, and not for this method or this experiment."""
+
+
 class Unavailable(RouterError):
     """No router answered in time, or it is overloaded: the same call may succeed later, and repeating it is safe."""
 
@@ -85,6 +93,8 @@ _CLASSES: Final[Mapping[grpc.StatusCode, type[RouterError]]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidArgument,
     grpc.StatusCode.NOT_FOUND: NotFound,
     grpc.StatusCode.FAILED_PRECONDITION: FailedPrecondition,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.CANCELLED: Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: Unavailable,

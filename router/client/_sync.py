@@ -8,7 +8,8 @@ from typing import Self, TypeVar, Unpack
 
 import grpc
 
-from router.client import _channel, _errors
+from router.client import _channel, _errors, _trace
+from router.client._access import Tls, access
 from router.client._calls import Call, Calls
 from router.client._errors import RouterError
 from router.client._requests import RewardEvent, RewardOptions, RouteOptions, RouteRequest, ShadowOptions, ShadowRecord
@@ -20,9 +21,15 @@ T = TypeVar("T")
 class RouterClient:
     """Routes and rewards over one channel, from any number of threads.
 
-    `target` is gRPC's, such as "router:50051" or "dns:///router:50051"; without `credentials` in plain text. Give
-    instead a `channel` to share one: it stays open when the client closes, and should be made with `CHANNEL_OPTIONS`,
-    for they hold the retries. `fallback_arms` has for each experiment the arm that answers when the router cannot.
+    `target` is gRPC's, such as "router:50051" or "dns:///router:50051". Give instead a `channel` to share one: it stays
+    open when the client closes, and should be made with `CHANNEL_OPTIONS`, for they hold the retries.
+
+    `api_key` goes with every call, and `tls` says whom to trust: where they are not given, the environment's
+    BANDIT_ROUTER_API_KEY and BANDIT_ROUTER_TLS_CA are used, but not for a channel of the caller's own. `credentials` are
+    gRPC's, in place of `tls`; without either, in plain text. A key in plain text to another host raises ValueError unless
+    `insecure`.
+
+    `fallback_arms` has for each experiment the arm that answers when the router cannot.
     """
 
     def __init__(
@@ -31,10 +38,22 @@ class RouterClient:
         *,
         channel: grpc.Channel | None = None,
         credentials: grpc.ChannelCredentials | None = None,
+        api_key: str | None = None,
+        tls: Tls | None = None,
+        insecure: bool = False,
         fallback_arms: Mapping[str, Arm | str] | None = None,
     ) -> None:
         self._calls = Calls(fallback_arms)
-        self._channel = _channel.dial(target, channel, credentials)
+        found = access(
+            target,
+            given_channel=channel is not None,
+            credentials=credentials,
+            api_key=api_key,
+            tls=tls,
+            insecure=insecure,
+        )
+        self._metadata = found.metadata
+        self._channel = _channel.dial(target, channel, found.credentials)
         self._owns_channel = channel is None
         self._methods = _channel.methods(self._channel)
 
@@ -113,7 +132,9 @@ class RouterClient:
         if call.message is None:
             return call.done(None)
         try:
-            reply = self._methods[call.method](call.message, timeout=call.timeout_s)
+            reply = self._methods[call.method](
+                call.message, timeout=call.timeout_s, metadata=(*self._metadata, *_trace.headers())
+            )
         except grpc.RpcError as error:
             return call.failed(_errors.from_rpc(error))
         return call.done(reply)

@@ -137,9 +137,17 @@ class TestRefusals:
             assert "is in use by" in line
             assert str(service.process.pid) in line
 
-    @pytest.mark.parametrize("listen", ["0.0.0.0:50051", "[::]:50051", "example.com:50051"])
-    def test_an_address_beyond_loopback(self, listen: str, tmp_path: Path) -> None:
-        assert "only loopback addresses" in self.refused("serve", "--listen", listen, "--data-dir", tmp_path)
+    @pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", "192.0.2.1:50051"])
+    def test_an_address_beyond_loopback_without_tls_or_keys(self, listen: str, tmp_path: Path) -> None:
+        line = self.refused("serve", "--listen", listen, "--data-dir", tmp_path)
+        assert f"--listen {listen} is beyond loopback, with no --tls-cert and --tls-key" in line
+        assert "--insecure" in line
+        line = self.refused("serve", "--listen", listen, "--auth", "none", "--data-dir", tmp_path)
+        assert "--auth none: anybody" in line
+
+    def test_a_name_instead_of_an_address(self, tmp_path: Path) -> None:
+        line = self.refused("serve", "--listen", "example.com:50051", "--data-dir", tmp_path)
+        assert "'example.com' is no IP address" in line
 
     @pytest.mark.parametrize("listen", ["50051", "127.0.0.1", "127.0.0.1:99999", ":50051"])
     def test_an_address_that_is_none(self, listen: str, tmp_path: Path) -> None:

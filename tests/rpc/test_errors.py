@@ -8,11 +8,14 @@ import logging
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import grpc
 import pytest
 from comparisons import add_comparisons, create, judged_experiment, pairs, stub
+from grpc_status import rpc_status
+from keyed import caller, create_key, revoke_key
 from running import (
     Refusal,
     Router,
@@ -30,6 +33,7 @@ from running import (
 )
 
 from router import server as server_module
+from router.access.keys import new_key
 from router.decide import Decider
 from router.feedback_spool import FeedbackSpool
 from router.journal import Journal
@@ -48,8 +52,23 @@ class World:
     request: pytest.FixtureRequest
     monkeypatch: pytest.MonkeyPatch
 
-    async def start(self, url: str) -> Router:
-        return await self.request.getfixturevalue("start_router")(url)
+    async def start(self, url: str, **settings: Any) -> Router:
+        return await self.request.getfixturevalue("start_router")(url, **settings)
+
+    async def with_key(self, *roles: str, revoked: bool = False, **grant: Any) -> Refusal:
+        """Route with a key of its own, on a router that asks for one, until that is refused."""
+        new = create_key(self.router.url, *roles, **grant)
+        if revoked:
+            revoke_key(self.router.url, new.key_id)
+        one = caller(await self.start(self.router.url, keys=True), new)
+        for _ in range(3):
+            if not isinstance(error := (await asyncio.gather(one.route(), return_exceptions=True))[0], grpc.aio.AioRpcError):
+                continue
+            await one.channel.close()
+            status = rpc_status.from_call(error)
+            assert status is not None
+            return refusal_of(status)
+        raise AssertionError("it was not refused")
 
 
 @dataclass
@@ -459,6 +478,44 @@ async def under_way_when_the_drain_ends(world: World) -> Refusal:
         await until_waiting(full.url)
         await full.server.stop()
         return await held
+
+
+@provokes("API_KEY_MISSING", Code.UNAUTHENTICATED)
+async def no_key(world: World) -> Refusal:
+    return await refused((await world.start(world.router.url, keys=True)).route())
+
+
+@provokes("API_KEY_INVALID", Code.UNAUTHENTICATED)
+async def a_key_of_nobody(world: World) -> Refusal:
+    one = caller(await world.start(world.router.url, keys=True), new_key())
+    refusal = await refused(one.route())
+    await one.channel.close()
+    return refusal
+
+
+@provokes("API_KEY_EXPIRED", Code.UNAUTHENTICATED, metadata=("key_id",))
+async def a_key_of_yesterday(world: World) -> Refusal:
+    return await world.with_key("route", lifetime=timedelta(days=-1))
+
+
+@provokes("API_KEY_REVOKED", Code.UNAUTHENTICATED, metadata=("key_id",))
+async def a_key_that_was_revoked(world: World) -> Refusal:
+    return await world.with_key("route", revoked=True)
+
+
+@provokes("ROLE_MISSING", Code.PERMISSION_DENIED, metadata=("role", "key_id", "experiment_id"))
+async def a_key_for_reading(world: World) -> Refusal:
+    return await world.with_key("read")
+
+
+@provokes("EXPERIMENT_OUT_OF_SCOPE", Code.PERMISSION_DENIED, metadata=("experiment_id", "key_id"))
+async def a_key_for_another_experiment(world: World) -> Refusal:
+    return await world.with_key("route", experiments=["another"])
+
+
+@provokes("RATE_LIMITED", Code.RESOURCE_EXHAUSTED, metadata=("key_id",), retried=True)
+async def a_key_over_its_rate(world: World) -> Refusal:
+    return await world.with_key("route", rate=0.01, burst=1.0)
 
 
 @provokes("INTERNAL", Code.INTERNAL, metadata=("error_id",))
