@@ -12,6 +12,10 @@ Model
     alpha (Ville): an alarm is false with probability at most alpha over the whole life of the arm, however often it is
     looked at.
 
+    Within hours whose evidence is known as one sum only (`base`) no change can be looked for. Changes since then keep the
+    weights that they have among all hours, and those before have none: the average only becomes smaller, so an alarm is
+    false no more often, however much is summed up as time goes by.
+
 Assumes
     Outcomes of an arm are independent given its mean; a unit that comes back often makes alarms too frequent. Which arm a
     decision got may depend on everything before it. *When* an outcome becomes known must not depend on what it says: where
@@ -59,12 +63,15 @@ class Drift:
     n_after: float
 
 
-def drift(buckets: Iterable[Bucket], now_us: int, alpha: float = 0.01, mature_after_us: int = 0) -> Drift:
+def drift(
+    buckets: Iterable[Bucket], now_us: int, alpha: float = 0.01, mature_after_us: int = 0, base: Bucket | None = None
+) -> Drift:
     """Return whether the mean of one arm has changed.
 
     Give all the evidence since the arm began, or since an alarm that was acted on, never a window of it: what was looked at
-    and left out is no chance any more. For K arms give each alpha / K. Hours that ended less than `mature_after_us` before
-    `now_us` are left out, the current one always.
+    and left out is no chance any more. `base` is what came before the buckets and is no longer known by the hour, with the
+    hour when it began. For K arms give each alpha / K. Hours that ended less than `mature_after_us` before `now_us` are left
+    out, the current one always.
     Raises ValueError naming the argument, its value and the rule it breaks.
     """
     if not 0.0 < alpha < 1.0:
@@ -72,7 +79,12 @@ def drift(buckets: Iterable[Bucket], now_us: int, alpha: float = 0.01, mature_af
     if not mature_after_us >= 0:
         raise ValueError(f"mature_after_us is {mature_after_us}: it must be at least 0")
     last = bucket_start(now_us - mature_after_us) - BUCKET_US
-    hours = [(at, e) for at, e in by_hour(buckets) if at <= last and e.success_micros + e.failure_micros > 0]
+    known = [(at, e) for at, e in by_hour(buckets) if at <= last and e.success_micros + e.failure_micros > 0]
+    has_base = base is not None and base[1].success_micros + base[1].failure_micros > 0
+    if base is not None and has_base:
+        # A clock that runs slow may have decided before the arm was there.
+        known.append((min([base[0], *(at for at, _ in known)]), base[1]))
+    hours = by_hour(known)
     s = np.cumsum([0, *(e.success_micros for _, e in hours)], dtype=np.int64) / MICROS
     f = np.cumsum([0, *(e.failure_micros for _, e in hours)], dtype=np.int64) / MICROS
     n = float(s[-1] + f[-1])
@@ -86,9 +98,13 @@ def drift(buckets: Iterable[Bucket], now_us: int, alpha: float = 0.01, mature_af
     log_e = betaln(before_s + 1.0, before_f + 1.0) + betaln(after_s + 1.0, after_f + 1.0) - null
     # Changes in a stretch of hours without evidence are one case; the sum of their weights telescopes.
     k = np.array([(at - hours[0][0]) // BUCKET_US + 1 for at, _ in hours])
+    weights = 1.0 / k[:-1] - 1.0 / k[1:]
+    if has_base:
+        # No change is looked for before the second hour that is known: a base may hold every hour until then.
+        weights[0] = 1.0 / (k[1] - 1.0) - 1.0 / k[1]
     # Changes still to come have seen one sample only.
     one_sample = float(betaln(s[-1] + 1.0, f[-1] + 1.0)) - null
-    total = float(logsumexp(np.append(log_e + np.log(1.0 / k[:-1] - 1.0 / k[1:]), one_sample - np.log(k[-1]))))
+    total = float(logsumexp(np.append(log_e + np.log(weights), one_sample - np.log(k[-1]))))
     at = int(np.argmax(log_e))
     n_before = float(before_s[at] + before_f[at])
     return Drift(

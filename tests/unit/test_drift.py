@@ -54,6 +54,33 @@ def test_the_e_value_is_that_of_the_definition(hours: dict[int, tuple[int, int]]
     assert found.log_e == pytest.approx(by_definition(hours), abs=1e-12)
 
 
+def test_a_base_gives_no_weight_to_changes_within_it() -> None:
+    """By the definition, hour by hour, with the weights of hours 2 to 5 taken out: they are known as one sum."""
+    hours = {1: (4, 3), 3: (5, 1), 5: (2, 2), 6: (6, 1), 8: (1, 7), 9: (2, 5)}
+    s, f = (sum(pair[i] for pair in hours.values()) for i in (0, 1))
+    null = Fraction(s, s + f) ** s * Fraction(f, s + f) ** f
+    total = Fraction(1, 9) * evidence(s, f) / null
+    for k in range(6, 10):
+        before = [sum(pair[i] for at, pair in hours.items() if at < k) for i in (0, 1)]
+        total += Fraction(1, k * (k - 1)) * evidence(*before) * evidence(s - before[0], f - before[1]) / null
+    kept = [hour(k, *pair) for k, pair in hours.items() if k >= 6]
+    found = drift(kept, now(9), base=hour(1, 11, 6))
+    assert found.log_e == pytest.approx(log(total), abs=1e-12)
+    full = drift([hour(k, *pair) for k, pair in hours.items()], now(9))
+    assert found.log_e < full.log_e, "what is summed up never adds an alarm"
+    assert found.n_before + found.n_after == full.n_before + full.n_after == s + f
+
+
+def test_a_base_of_the_first_hour_or_of_nothing() -> None:
+    buckets = [hour(1, 8, 2), hour(2, 2, 8)]
+    assert drift(buckets, now(2), base=hour(1, 0, 0)) == drift(buckets, now(2))
+    assert drift(buckets[1:], now(2), base=buckets[0]) == drift(buckets, now(2))
+    assert drift(buckets, now(2), base=hour(1, 4, 0)) == drift([hour(1, 12, 2), buckets[1]], now(2))
+    # A base that is said to begin after evidence that is known began with it.
+    assert drift(buckets, now(2), base=hour(2, 4, 0)) == drift([hour(1, 12, 2), buckets[1]], now(2))
+    assert drift([], now(2), base=hour(1, 4, 1)).n_before == 5
+
+
 def test_a_clear_change_is_an_alarm_that_says_when() -> None:
     buckets = [hour(k, 16, 4) for k in range(1, 7)] + [hour(k, 4, 16) for k in range(7, 11)]
     found = drift(buckets, now(10))
