@@ -21,6 +21,7 @@ from router.client import (
     FailedPrecondition,
     InvalidArgument,
     NotFound,
+    PermissionDenied,
     Reason,
     RewardEvent,
     RouterClient,
@@ -28,6 +29,7 @@ from router.client import (
     RouterError,
     Signal,
     Status,
+    Unauthenticated,
     Unavailable,
     Violation,
     _errors,
@@ -297,7 +299,9 @@ class TestErrors:
             (grpc.StatusCode.DEADLINE_EXCEEDED, Unavailable),
             (grpc.StatusCode.RESOURCE_EXHAUSTED, Unavailable),
             (grpc.StatusCode.INTERNAL, RouterError),
-            (grpc.StatusCode.PERMISSION_DENIED, RouterError),
+            (grpc.StatusCode.UNAUTHENTICATED, Unauthenticated),
+            (grpc.StatusCode.PERMISSION_DENIED, PermissionDenied),
+            (grpc.StatusCode.DATA_LOSS, RouterError),
         ],
     )
     def test_code_decides_the_class(self, code, kind):
