@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from router.v1 import routing_pb2 as router_dot_v1_dot_routing__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15router/v1/judge.proto\x12\trouter.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17router/v1/routing.proto\"\xc8\x05\n\x08JudgeRun\x12;\n\x06run_id\x18\x01 \x01(\tB+\xbaH(r&\x10\x01\x18\x80\x01\x32\x1f^[A-Za-z0-9][A-Za-z0-9._:/@-]*$\x12\x42\n\rexperiment_id\x18\x02 \x01(\tB+\xbaH(r&\x10\x01\x18\x80\x01\x32\x1f^[A-Za-z0-9][A-Za-z0-9._:/@-]*$\x12\x18\n\x06\x61rm_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x1e\n\x0cother_arm_id\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12.\n\x05judge\x18\x05 \x01(\tB\x1f\xbaH\x1cr\x1a\x10\x01\x18\x80\x02\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12\x35\n\x0cjudge_family\x18\x06 \x01(\tB\x1f\xbaH\x1cr\x1a\x10\x01\x18\x80\x01\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12\x19\n\x11\x61llow_same_family\x18\x07 \x01(\x08\x12\'\n\x06rubric\x18\x08 \x01(\tB\x17\xbaH\x14r\x12\x10\x01\x18\xa0\x8d\x06\x32\n^[^\\x00]*$\x12\x1b\n\x06sample\x18\t \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x01\x12\x0c\n\x04seed\x18\n \x01(\x03\x12\x34\n\x06method\x18\x0b \x01(\x0e\x32\x1a.router.v1.JudgeRun.MethodB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12-\n\x0crepeat_share\x18\x0c \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00\x12/\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05pairs\x18\x0e \x01(\x03\x12\x11\n\tjudgments\x18\x0f \x01(\x03\x12\x0e\n\x06judged\x18\x10 \x01(\x03\x12\x10\n\x08\x63ost_usd\x18\x11 \x01(\x01\"Q\n\x06Method\x12\x16\n\x12METHOD_UNSPECIFIED\x10\x00\x12\x16\n\x12METHOD_BOTH_ORDERS\x10\x01\x12\x17\n\x13METHOD_RANDOM_ORDER\x10\x02\"A\n\x15\x43reateJudgeRunRequest\x12(\n\x03run\x18\x01 \x01(\x0b\x32\x13.router.v1.JudgeRunB\x06\xbaH\x03\xc8\x01\x01\":\n\x16\x43reateJudgeRunResponse\x12 \n\x03run\x18\x01 \x01(\x0b\x32\x13.router.v1.JudgeRun\"Z\n\x14ListJudgeRunsRequest\x12\x42\n\rexperiment_id\x18\x01 \x01(\tB+\xbaH(r&\x10\x01\x18\x80\x01\x32\x1f^[A-Za-z0-9][A-Za-z0-9._:/@-]*$\":\n\x15ListJudgeRunsResponse\x12!\n\x04runs\x18\x01 \x03(\x0b\x32\x13.router.v1.JudgeRun\"v\n\x1bListPendingJudgmentsRequest\x12\x1a\n\x06run_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\"f\n\x1cListPendingJudgmentsResponse\x12-\n\tjudgments\x18\x01 \x03(\x0b\x32\x1a.router.v1.PendingJudgment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"W\n\x0fPendingJudgment\x12\x10\n\x08judgment\x18\x01 \x01(\x03\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x10\n\x08\x61nswer_a\x18\x03 \x01(\t\x12\x10\n\x08\x61nswer_b\x18\x04 \x01(\t\"\xc9\x01\n\x14RecordVerdictRequest\x12\x1a\n\x06run_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x19\n\x08judgment\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12/\n\x07verdict\x18\x03 \x01(\x0e\x32\x12.router.v1.VerdictB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12$\n\x06reason\x18\x04 \x01(\tB\x14\xbaH\x11r\x0f\x18\x90N2\n^[^\\x00]*$\x12#\n\x04\x63\x61ll\x18\x05 \x01(\x0b\x32\x15.router.v1.CallReport\"*\n\x15RecordVerdictResponse\x12\x11\n\tduplicate\x18\x01 \x01(\x08\"3\n\x15GetJudgeReportRequest\x12\x1a\n\x06run_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"\xc0\x05\n\x16GetJudgeReportResponse\x12 \n\x03run\x18\x01 \x01(\x0b\x32\x13.router.v1.JudgeRun\x12\x14\n\x0cjudged_pairs\x18\x02 \x01(\x03\x12\x15\n\rinvalid_pairs\x18\x03 \x01(\x03\x12\x15\n\rpending_pairs\x18\x04 \x01(\x03\x12&\n\x08\x61rm_wins\x18\x05 \x01(\x0b\x32\x14.router.v1.JudgeRate\x12(\n\nother_wins\x18\x06 \x01(\x0b\x32\x14.router.v1.JudgeRate\x12\"\n\x04ties\x18\x07 \x01(\x0b\x32\x14.router.v1.JudgeRate\x12!\n\x03net\x18\x08 \x01(\x0b\x32\x14.router.v1.JudgeRate\x12@\n\nconclusion\x18\t \x01(\x0e\x32,.router.v1.GetJudgeReportResponse.Conclusion\x12\x0f\n\x07summary\x18\n \x01(\t\x12(\n\nfirst_wins\x18\x0b \x01(\x0b\x32\x14.router.v1.JudgeRate\x12\x17\n\x0fposition_biased\x18\x0c \x01(\x08\x12-\n\x0forder_agreement\x18\r \x01(\x0b\x32\x14.router.v1.JudgeRate\x12,\n\x0eself_agreement\x18\x0e \x01(\x0b\x32\x14.router.v1.JudgeRate\x12,\n\x0euser_agreement\x18\x0f \x01(\x0b\x32\x14.router.v1.JudgeRate\"\x85\x01\n\nConclusion\x12\x1a\n\x16\x43ONCLUSION_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x43ONCLUSION_ARM\x10\x01\x12\x14\n\x10\x43ONCLUSION_OTHER\x10\x02\x12\x18\n\x14\x43ONCLUSION_UNDECIDED\x10\x03\x12\x17\n\x13\x43ONCLUSION_UNUSABLE\x10\x04\"X\n\tJudgeRate\x12\x15\n\x08\x65stimate\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05lower\x18\x02 \x01(\x01\x12\r\n\x05upper\x18\x03 \x01(\x01\x12\t\n\x01n\x18\x04 \x01(\x03\x42\x0b\n\t_estimate*f\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\r\n\tVERDICT_A\x10\x01\x12\r\n\tVERDICT_B\x10\x02\x12\x0f\n\x0bVERDICT_TIE\x10\x03\x12\x13\n\x0fVERDICT_INVALID\x10\x04\x32\xcd\x03\n\x0cJudgeService\x12U\n\x0e\x43reateJudgeRun\x12 .router.v1.CreateJudgeRunRequest\x1a!.router.v1.CreateJudgeRunResponse\x12R\n\rListJudgeRuns\x12\x1f.router.v1.ListJudgeRunsRequest\x1a .router.v1.ListJudgeRunsResponse\x12g\n\x14ListPendingJudgments\x12&.router.v1.ListPendingJudgmentsRequest\x1a\'.router.v1.ListPendingJudgmentsResponse\x12R\n\rRecordVerdict\x12\x1f.router.v1.RecordVerdictRequest\x1a .router.v1.RecordVerdictResponse\x12U\n\x0eGetJudgeReport\x12 .router.v1.GetJudgeReportRequest\x1a!.router.v1.GetJudgeReportResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15router/v1/judge.proto\x12\trouter.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17router/v1/routing.proto\"\xc8\x05\n\x08JudgeRun\x12;\n\x06run_id\x18\x01 \x01(\tB+\xbaH(r&\x10\x01\x18\x80\x01\x32\x1f^[A-Za-z0-9][A-Za-z0-9._:/@-]*$\x12\x42\n\rexperiment_id\x18\x02 \x01(\tB+\xbaH(r&\x10\x01\x18\x80\x01\x32\x1f^[A-Za-z0-9][A-Za-z0-9._:/@-]*$\x12\x18\n\x06\x61rm_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x1e\n\x0cother_arm_id\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12.\n\x05judge\x18\x05 \x01(\tB\x1f\xbaH\x1cr\x1a\x10\x01\x18\x80\x02\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12\x35\n\x0cjudge_family\x18\x06 \x01(\tB\x1f\xbaH\x1cr\x1a\x10\x01\x18\x80\x01\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12\x19\n\x11\x61llow_same_family\x18\x07 \x01(\x08\x12\'\n\x06rubric\x18\x08 \x01(\tB\x17\xbaH\x14r\x12\x10\x01\x18\xa0\x8d\x06\x32\n^[^\\x00]*$\x12\x1b\n\x06sample\x18\t \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x01\x12\x0c\n\x04seed\x18\n \x01(\x03\x12\x34\n\x06method\x18\x0b \x01(\x0e\x32\x1a.router.v1.JudgeRun.MethodB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12-\n\x0crepeat_share\x18\x0c \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00\x12/\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05pairs\x18\x0e \x01(\x03\x12\x11\n\tjudgments\x18\x0f \x01(\x03\x12\x0e\n\x06judged\x18\x10 \x01(\x03\x12\x10\n\x08\x63ost_usd\x18\x11 \x01(\x01\"Q\n\x06Method\x12\x16\n\x12METHOD_UNSPECIFIED\x10\x00\x12\x16\n\x12METHOD_BOTH_ORDERS\x10\x01\x12\x17\n\x13METHOD_RANDOM_ORDER\x10\x02\"A\n\x15\x43reateJudgeRunRequest\x12(\n\x03run\x18\x01 \x01(\x0b\x32\x13.router.v1.JudgeRunB\x06\xbaH\x03\xc8\x01\x01\":\n\x16\x43reateJudgeRunResponse\x12 \n\x03run\x18\x01 \x01(\x0b\x32\x13.router.v1.JudgeRun\"Z\n\x14ListJudgeRunsRequest\x12\x42\n\rexperiment_id\x18\x01 \x01(\tB+\xbaH(r&\x10\x01\x18\x80\x01\x32\x1f^[A-Za-z0-9][A-Za-z0-9._:/@-]*$\":\n\x15ListJudgeRunsResponse\x12!\n\x04runs\x18\x01 \x03(\x0b\x32\x13.router.v1.JudgeRun\"\x97\x01\n\x1bListPendingJudgmentsRequest\x12;\n\x06run_id\x18\x01 \x01(\tB+\xbaH(r&\x10\x01\x18\x80\x01\x32\x1f^[A-Za-z0-9][A-Za-z0-9._:/@-]*$\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\"f\n\x1cListPendingJudgmentsResponse\x12-\n\tjudgments\x18\x01 \x03(\x0b\x32\x1a.router.v1.PendingJudgment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"W\n\x0fPendingJudgment\x12\x10\n\x08judgment\x18\x01 \x01(\x03\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x10\n\x08\x61nswer_a\x18\x03 \x01(\t\x12\x10\n\x08\x61nswer_b\x18\x04 \x01(\t\"\xea\x01\n\x14RecordVerdictRequest\x12;\n\x06run_id\x18\x01 \x01(\tB+\xbaH(r&\x10\x01\x18\x80\x01\x32\x1f^[A-Za-z0-9][A-Za-z0-9._:/@-]*$\x12\x19\n\x08judgment\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12/\n\x07verdict\x18\x03 \x01(\x0e\x32\x12.router.v1.VerdictB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12$\n\x06reason\x18\x04 \x01(\tB\x14\xbaH\x11r\x0f\x18\x90N2\n^[^\\x00]*$\x12#\n\x04\x63\x61ll\x18\x05 \x01(\x0b\x32\x15.router.v1.CallReport\"*\n\x15RecordVerdictResponse\x12\x11\n\tduplicate\x18\x01 \x01(\x08\"T\n\x15GetJudgeReportRequest\x12;\n\x06run_id\x18\x01 \x01(\tB+\xbaH(r&\x10\x01\x18\x80\x01\x32\x1f^[A-Za-z0-9][A-Za-z0-9._:/@-]*$\"\xc0\x05\n\x16GetJudgeReportResponse\x12 \n\x03run\x18\x01 \x01(\x0b\x32\x13.router.v1.JudgeRun\x12\x14\n\x0cjudged_pairs\x18\x02 \x01(\x03\x12\x15\n\rinvalid_pairs\x18\x03 \x01(\x03\x12\x15\n\rpending_pairs\x18\x04 \x01(\x03\x12&\n\x08\x61rm_wins\x18\x05 \x01(\x0b\x32\x14.router.v1.JudgeRate\x12(\n\nother_wins\x18\x06 \x01(\x0b\x32\x14.router.v1.JudgeRate\x12\"\n\x04ties\x18\x07 \x01(\x0b\x32\x14.router.v1.JudgeRate\x12!\n\x03net\x18\x08 \x01(\x0b\x32\x14.router.v1.JudgeRate\x12@\n\nconclusion\x18\t \x01(\x0e\x32,.router.v1.GetJudgeReportResponse.Conclusion\x12\x0f\n\x07summary\x18\n \x01(\t\x12(\n\nfirst_wins\x18\x0b \x01(\x0b\x32\x14.router.v1.JudgeRate\x12\x17\n\x0fposition_biased\x18\x0c \x01(\x08\x12-\n\x0forder_agreement\x18\r \x01(\x0b\x32\x14.router.v1.JudgeRate\x12,\n\x0eself_agreement\x18\x0e \x01(\x0b\x32\x14.router.v1.JudgeRate\x12,\n\x0euser_agreement\x18\x0f \x01(\x0b\x32\x14.router.v1.JudgeRate\"\x85\x01\n\nConclusion\x12\x1a\n\x16\x43ONCLUSION_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x43ONCLUSION_ARM\x10\x01\x12\x14\n\x10\x43ONCLUSION_OTHER\x10\x02\x12\x18\n\x14\x43ONCLUSION_UNDECIDED\x10\x03\x12\x17\n\x13\x43ONCLUSION_UNUSABLE\x10\x04\"X\n\tJudgeRate\x12\x15\n\x08\x65stimate\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05lower\x18\x02 \x01(\x01\x12\r\n\x05upper\x18\x03 \x01(\x01\x12\t\n\x01n\x18\x04 \x01(\x03\x42\x0b\n\t_estimate*f\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\r\n\tVERDICT_A\x10\x01\x12\r\n\tVERDICT_B\x10\x02\x12\x0f\n\x0bVERDICT_TIE\x10\x03\x12\x13\n\x0fVERDICT_INVALID\x10\x04\x32\xcd\x03\n\x0cJudgeService\x12U\n\x0e\x43reateJudgeRun\x12 .router.v1.CreateJudgeRunRequest\x1a!.router.v1.CreateJudgeRunResponse\x12R\n\rListJudgeRuns\x12\x1f.router.v1.ListJudgeRunsRequest\x1a .router.v1.ListJudgeRunsResponse\x12g\n\x14ListPendingJudgments\x12&.router.v1.ListPendingJudgmentsRequest\x1a\'.router.v1.ListPendingJudgmentsResponse\x12R\n\rRecordVerdict\x12\x1f.router.v1.RecordVerdictRequest\x1a .router.v1.RecordVerdictResponse\x12U\n\x0eGetJudgeReport\x12 .router.v1.GetJudgeReportRequest\x1a!.router.v1.GetJudgeReportResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -59,13 +59,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTJUDGERUNSREQUEST'].fields_by_name['experiment_id']._loaded_options = None
   _globals['_LISTJUDGERUNSREQUEST'].fields_by_name['experiment_id']._serialized_options = b'\272H(r&\020\001\030\200\0012\037^[A-Za-z0-9][A-Za-z0-9._:/@-]*$'
   _globals['_LISTPENDINGJUDGMENTSREQUEST'].fields_by_name['run_id']._loaded_options = None
-  _globals['_LISTPENDINGJUDGMENTSREQUEST'].fields_by_name['run_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
+  _globals['_LISTPENDINGJUDGMENTSREQUEST'].fields_by_name['run_id']._serialized_options = b'\272H(r&\020\001\030\200\0012\037^[A-Za-z0-9][A-Za-z0-9._:/@-]*$'
   _globals['_LISTPENDINGJUDGMENTSREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTPENDINGJUDGMENTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
   _globals['_LISTPENDINGJUDGMENTSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTPENDINGJUDGMENTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\004'
   _globals['_RECORDVERDICTREQUEST'].fields_by_name['run_id']._loaded_options = None
-  _globals['_RECORDVERDICTREQUEST'].fields_by_name['run_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
+  _globals['_RECORDVERDICTREQUEST'].fields_by_name['run_id']._serialized_options = b'\272H(r&\020\001\030\200\0012\037^[A-Za-z0-9][A-Za-z0-9._:/@-]*$'
   _globals['_RECORDVERDICTREQUEST'].fields_by_name['judgment']._loaded_options = None
   _globals['_RECORDVERDICTREQUEST'].fields_by_name['judgment']._serialized_options = b'\272H\004\"\002(\000'
   _globals['_RECORDVERDICTREQUEST'].fields_by_name['verdict']._loaded_options = None
@@ -73,9 +73,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RECORDVERDICTREQUEST'].fields_by_name['reason']._loaded_options = None
   _globals['_RECORDVERDICTREQUEST'].fields_by_name['reason']._serialized_options = b'\272H\021r\017\030\220N2\n^[^\\x00]*$'
   _globals['_GETJUDGEREPORTREQUEST'].fields_by_name['run_id']._loaded_options = None
-  _globals['_GETJUDGEREPORTREQUEST'].fields_by_name['run_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
-  _globals['_VERDICT']._serialized_start=2528
-  _globals['_VERDICT']._serialized_end=2630
+  _globals['_GETJUDGEREPORTREQUEST'].fields_by_name['run_id']._serialized_options = b'\272H(r&\020\001\030\200\0012\037^[A-Za-z0-9][A-Za-z0-9._:/@-]*$'
+  _globals['_VERDICT']._serialized_start=2628
+  _globals['_VERDICT']._serialized_end=2730
   _globals['_JUDGERUN']._serialized_start=124
   _globals['_JUDGERUN']._serialized_end=836
   _globals['_JUDGERUN_METHOD']._serialized_start=755
@@ -88,24 +88,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTJUDGERUNSREQUEST']._serialized_end=1055
   _globals['_LISTJUDGERUNSRESPONSE']._serialized_start=1057
   _globals['_LISTJUDGERUNSRESPONSE']._serialized_end=1115
-  _globals['_LISTPENDINGJUDGMENTSREQUEST']._serialized_start=1117
-  _globals['_LISTPENDINGJUDGMENTSREQUEST']._serialized_end=1235
-  _globals['_LISTPENDINGJUDGMENTSRESPONSE']._serialized_start=1237
-  _globals['_LISTPENDINGJUDGMENTSRESPONSE']._serialized_end=1339
-  _globals['_PENDINGJUDGMENT']._serialized_start=1341
-  _globals['_PENDINGJUDGMENT']._serialized_end=1428
-  _globals['_RECORDVERDICTREQUEST']._serialized_start=1431
-  _globals['_RECORDVERDICTREQUEST']._serialized_end=1632
-  _globals['_RECORDVERDICTRESPONSE']._serialized_start=1634
-  _globals['_RECORDVERDICTRESPONSE']._serialized_end=1676
-  _globals['_GETJUDGEREPORTREQUEST']._serialized_start=1678
-  _globals['_GETJUDGEREPORTREQUEST']._serialized_end=1729
-  _globals['_GETJUDGEREPORTRESPONSE']._serialized_start=1732
-  _globals['_GETJUDGEREPORTRESPONSE']._serialized_end=2436
-  _globals['_GETJUDGEREPORTRESPONSE_CONCLUSION']._serialized_start=2303
-  _globals['_GETJUDGEREPORTRESPONSE_CONCLUSION']._serialized_end=2436
-  _globals['_JUDGERATE']._serialized_start=2438
-  _globals['_JUDGERATE']._serialized_end=2526
-  _globals['_JUDGESERVICE']._serialized_start=2633
-  _globals['_JUDGESERVICE']._serialized_end=3094
+  _globals['_LISTPENDINGJUDGMENTSREQUEST']._serialized_start=1118
+  _globals['_LISTPENDINGJUDGMENTSREQUEST']._serialized_end=1269
+  _globals['_LISTPENDINGJUDGMENTSRESPONSE']._serialized_start=1271
+  _globals['_LISTPENDINGJUDGMENTSRESPONSE']._serialized_end=1373
+  _globals['_PENDINGJUDGMENT']._serialized_start=1375
+  _globals['_PENDINGJUDGMENT']._serialized_end=1462
+  _globals['_RECORDVERDICTREQUEST']._serialized_start=1465
+  _globals['_RECORDVERDICTREQUEST']._serialized_end=1699
+  _globals['_RECORDVERDICTRESPONSE']._serialized_start=1701
+  _globals['_RECORDVERDICTRESPONSE']._serialized_end=1743
+  _globals['_GETJUDGEREPORTREQUEST']._serialized_start=1745
+  _globals['_GETJUDGEREPORTREQUEST']._serialized_end=1829
+  _globals['_GETJUDGEREPORTRESPONSE']._serialized_start=1832
+  _globals['_GETJUDGEREPORTRESPONSE']._serialized_end=2536
+  _globals['_GETJUDGEREPORTRESPONSE_CONCLUSION']._serialized_start=2403
+  _globals['_GETJUDGEREPORTRESPONSE_CONCLUSION']._serialized_end=2536
+  _globals['_JUDGERATE']._serialized_start=2538
+  _globals['_JUDGERATE']._serialized_end=2626
+  _globals['_JUDGESERVICE']._serialized_start=2733
+  _globals['_JUDGESERVICE']._serialized_end=3194
 # @@protoc_insertion_point(module_scope)
