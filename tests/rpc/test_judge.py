@@ -178,6 +178,18 @@ async def test_what_does_not_exist(prepared: Router):
         assert (refusal.code, refusal.reason) == (grpc.StatusCode.NOT_FOUND, reason)
 
 
+@pytest.mark.parametrize("run_id", ["", "\0", "a\0b", "a b", "x" * 129])
+async def test_run_ids_that_no_run_can_have(prepared: Router, run_id: str):
+    service = stub(prepared)
+    for call in (
+        service.ListPendingJudgments(pb.ListPendingJudgmentsRequest(run_id=run_id)),
+        service.RecordVerdict(pb.RecordVerdictRequest(run_id=run_id, judgment=0, verdict=pb.VERDICT_A)),
+        report_of(service, run_id),
+    ):
+        refusal = await refused(call)
+        assert (refusal.code, list(refusal.violations)) == (grpc.StatusCode.INVALID_ARGUMENT, ["run_id"])
+
+
 @pytest.mark.parametrize(
     ("fields", "reason", "named"),
     [
