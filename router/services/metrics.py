@@ -100,12 +100,12 @@ def _entry(arm: Arm, span: Span, row: ArmCounts) -> pb.ArmMetrics:
         version=arm.version,
         interactions=row.interactions,
         holdout=row.holdout,
-        coverage=_rate(row.covered, row.interactions),
-        retry=_rate(row.retries, row.interactions),
-        rephrase=_rate(row.rephrases, row.interactions),
-        abandonment=_rate(row.abandonments, row.interactions),
-        follow_up=_rate(row.follow_ups, row.interactions),
-        completion=_rate(row.completions, row.interactions),
+        coverage=rate_message(row.covered, row.interactions),
+        retry=rate_message(row.retries, row.interactions),
+        rephrase=rate_message(row.rephrases, row.interactions),
+        abandonment=rate_message(row.abandonments, row.interactions),
+        follow_up=rate_message(row.follow_ups, row.interactions),
+        completion=rate_message(row.completions, row.interactions),
         outcomes=row.outcomes,
         mean_reward=row.reward_micros / MICROS / row.outcomes if row.outcomes else None,
     )
@@ -115,7 +115,8 @@ def _entry(arm: Arm, span: Span, row: ArmCounts) -> pb.ArmMetrics:
     return entry
 
 
-def _rate(count: int, n: int) -> pb.Rate:
+def rate_message(count: int, n: int) -> pb.Rate:
+    """Return a share of n decisions, n > 0, with its interval."""
     lower, upper = rate_interval(count, n)
     return pb.Rate(count=count, value=count / n, lower=lower, upper=upper)
 

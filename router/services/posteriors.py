@@ -10,13 +10,16 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from bandit.posterior import credible_interval
 from router.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from router.experiment import Definition
+from router.pricing import expected_cost
 from router.services import Context
+from router.services.diagnostics import diagnostics_of
 from router.services.metrics import metrics_of, rule_rewards, span_of, warnings_of, with_held_out
 from router.services.pages import page_token, place_of
 from router.services.watchers import Watchers
 from router.standing import Standing, standing_of
 from router.storage import experiments, snapshots
 from router.storage.database import Connection, Database
+from router.storage.diagnostics import read_feedback, read_histories
 from router.storage.metrics import read_counts, read_held_out, read_recorded
 from router.storage.policies import EvidenceReading, read_evidence
 from router.storage.snapshots import Snapshot
@@ -38,6 +41,8 @@ class PosteriorService(posteriors_pb2_grpc.PosteriorServiceServicer):
 
     async def GetPosterior(self, request: pb.GetPosteriorRequest, context: Context) -> pb.GetPosteriorResponse:
         """See the proto."""
+        if request.diagnostics:
+            return await self._with_diagnostics(request)
         if request.HasField("as_of"):
             return await self._as_of(request)
         async with self._database.snapshot() as connection:
@@ -46,6 +51,28 @@ class PosteriorService(posteriors_pb2_grpc.PosteriorServiceServicer):
             (reading,) = await read_evidence(connection, [definition.incarnation])
         # Off the event loop: for many arms this takes longer than a Route call may wait.
         return await asyncio.to_thread(posterior_message, definition, reading, request.segment)
+
+    async def _with_diagnostics(self, request: pb.GetPosteriorRequest) -> pb.GetPosteriorResponse:
+        if request.HasField("as_of") or request.segment:
+            other = "as_of" if request.HasField("as_of") else "segment"
+            rule = f"diagnostics are of all traffic and of now: leave out {other}, or ask for it without diagnostics"
+            raise InvalidArgumentError.of_field("diagnostics", rule)
+        async with self._database.snapshot() as connection:
+            definition = await _read(connection, request.experiment_id)
+            (reading,) = await read_evidence(connection, [definition.incarnation])
+            histories = await read_histories(connection, definition.incarnation)
+            now_us = self._clock_us()
+            feedback = await read_feedback(connection, definition, now_us)
+
+        def answered() -> pb.GetPosteriorResponse:
+            message = posterior_message(definition, reading)
+            arms = {(arm.arm_id, arm.version): arm for arm in definition.arms}
+            for entry in message.arms:
+                arm = arms[entry.arm_id, entry.version]
+                entry.diagnostics.CopyFrom(diagnostics_of(definition, arm, feedback, histories, now_us))
+            return message
+
+        return await asyncio.to_thread(answered)
 
     async def _as_of(self, request: pb.GetPosteriorRequest) -> pb.GetPosteriorResponse:
         time_us = _microseconds(request.as_of, "as_of")
@@ -139,9 +166,16 @@ def posterior_message(definition: Definition, reading: EvidenceReading, segment:
         policy_version=reading.policy_version,
         arms=arm_messages(standing),
         segment=segment,
+        expected_cost_usd=_expected_cost(standing),
+        reward_per_usd=None if standing.price is None else standing.price.reward_per_usd,
     )
     message.as_of.FromDatetime(reading.as_of)
     return message
+
+
+def _expected_cost(standing: Standing) -> float | None:
+    active = [i for i, arm in enumerate(standing.arms) if arm.active]
+    return expected_cost([standing.arms[i] for i in active], standing.allocation[active])
 
 
 def arm_messages(standing: Standing) -> list[pb.ArmPosterior]:
