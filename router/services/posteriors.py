@@ -62,7 +62,8 @@ class PosteriorService(posteriors_pb2_grpc.PosteriorServiceServicer):
             (reading,) = await read_evidence(connection, [definition.incarnation])
             histories = await read_histories(connection, definition.incarnation)
             now_us = self._clock_us()
-            feedback = await read_feedback(connection, definition, now_us)
+            windows = {version: now_us - rule.window_us for version, rule in definition.reward_rules.items()}
+            feedback = await read_feedback(connection, definition.incarnation, windows)
 
         def answered() -> pb.GetPosteriorResponse:
             message = posterior_message(definition, reading)

@@ -15,7 +15,6 @@ from sqlalchemy import text
 
 from bandit.discount import Bucket
 from bandit.reward import Evidence
-from router.experiment import Definition
 from router.storage.database import Connection
 from router.storage.metrics import plan_for_keys, read_recorded
 from router.storage.times import time_of
@@ -86,12 +85,15 @@ GROUP BY arm, bucket ORDER BY arm, bucket
 _ARMS = "SELECT arm, created_at FROM arms WHERE incarnation = :incarnation"
 
 
-async def read_feedback(connection: Connection, definition: Definition, now_us: int) -> dict[int, ArmFeedback]:
+async def read_feedback(
+    connection: Connection, incarnation: int, open_since_us: Mapping[int, int]
+) -> dict[int, ArmFeedback]:
     """Return what is known of the decisions of kept days, by arm number; arms without any are left out.
 
-    Takes time in proportion to the decisions; StorageUnavailableError after 50 seconds.
+    `open_since_us` says for each version of the reward rule since when decisions are within its attribution window. Takes
+    time in proportion to the decisions; StorageUnavailableError after 50 seconds.
     """
-    recorded = await read_recorded(connection, definition.incarnation)
+    recorded = await read_recorded(connection, incarnation)
     if recorded.first_us is None or recorded.last_us is None:
         return {}
     await plan_for_keys(connection)
@@ -100,9 +102,9 @@ async def read_feedback(connection: Connection, definition: Definition, now_us: 
     rows = await connection.execute(
         text(_FEEDBACK),
         {
-            "incarnation": definition.incarnation,
-            "versions": list(definition.reward_rules),
-            "open_since": [time_of(now_us - rule.window_us) for rule in definition.reward_rules.values()],
+            "incarnation": incarnation,
+            "versions": list(open_since_us),
+            "open_since": [time_of(since_us) for since_us in open_since_us.values()],
             "first": first,
             "last": last,
             "first_day": first.date(),

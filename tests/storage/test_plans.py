@@ -29,6 +29,7 @@ from router.storage import experiments, maturing, retention
 from router.storage.database import Database, DatabaseUrl
 from router.storage.decisions import DecisionRow, copy_decisions, merge_decisions
 from router.storage.derived import DerivationLog, DerivingExperiment, RuleVersion
+from router.storage.diagnostics import read_feedback, read_histories
 from router.storage.events import EventRow, apply_events
 from router.storage.migrate import migrate
 from router.storage.partitions import ensure_partitions
@@ -84,6 +85,7 @@ SELECT decision_day, decision_key, incarnation, arm, '', bucket, 4, bucket, 'e',
 INSERT INTO evidence (incarnation, arm, segment, bucket, success_micros, failure_micros, n)
 SELECT i, a, '', timestamptz '{day(0)} 00:00Z' + h * interval '4 hours', 100000000, 0, 100
 FROM generate_series(0, {HOURS} - 1) h, generate_series(1, {EXPERIMENTS}) i, generate_series(0, {ARMS} - 1) a;
+INSERT INTO reward_rules (incarnation, version, reward_rule) SELECT incarnation, 1, '{{}}' FROM experiments;
 INSERT INTO sticky_assignments SELECT 1 + n % {EXPERIMENTS}, 'unit ' || n, 1, 0, 0.5, now(), now() + interval '1 day'
 FROM generate_series(0, {UNITS} - 1) n;
 """
@@ -447,6 +449,22 @@ async def test_decisions_that_something_may_follow_from(derivation: DerivationLo
     for read in reads.values():
         for statement in await explained.during(read, "decisions"):
             statement.check(OF_ONE + 10, {f"{day(TODAY):%Y%m%d}"})
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+async def test_diagnostics(database: Database, explained: Explained, is_open: bool):
+    """Each decision takes one look at its outcome, or at its events."""
+
+    async def read(connection: Any) -> None:
+        counted = await read_feedback(connection, TODAYS, {1: WHOLE_DAY[0] - 1 if is_open else WHOLE_DAY[1]})
+        assert sum(of.decisions for of in counted.values()) == OF_ONE
+        assert sum(of.closed for of in counted.values()) == (0 if is_open else OF_ONE)
+        await read_histories(connection, TODAYS)
+
+    for ran in await explained.during(partial(in_snapshot, database, read), "d.is_open"):
+        ran.check(2 * OF_ONE + 10, {f"{day(TODAY):%Y%m%d}"})
+    for ran in await explained.during(partial(in_snapshot, database, read), "evidence_all"):
+        ran.check(max(EXPERIMENTS, 2 * ARMS * HOURS))
 
 
 async def test_sessions(derivation: DerivationLog, explained: Explained):
