@@ -101,8 +101,9 @@ def outcomes(url: str | Path, experiment: str, start: datetime | None = None, en
 def snapshots(url: str | Path, experiment: str, start: datetime | None = None, end: datetime | None = None) -> pa.Table:
     """Return the posterior of every arm at every snapshot, ordered by the time it was taken.
 
-    Columns: policy_version, taken_at, arm_id, arm_version, active, alpha, beta (of Beta(alpha, beta)), n (outcomes
-    counted), mean, probability_best, expected_loss (in units of reward), allocation (its propensity), matured_to.
+    Columns: segment (empty: of all traffic), policy_version, taken_at, arm_id, arm_version, active, alpha, beta (of
+    Beta(alpha, beta)), n (outcomes counted), mean, probability_best, expected_loss (in units of reward), allocation (its
+    propensity), matured_to.
     """
     from router.analysis.tables import SNAPSHOT_SCHEMA, snapshot_batches
 

@@ -12,6 +12,7 @@ from router.storage.analysis import COMPARISONS, METRICS, SNAPSHOTS, Read, Readi
 
 SNAPSHOT_SCHEMA = pa.schema(
     [
+        pa.field("segment", WORD, nullable=False),
         pa.field("policy_version", pa.int64(), nullable=False),
         pa.field("taken_at", TIME, nullable=False),
         pa.field("arm_id", WORD, nullable=False),
@@ -68,7 +69,7 @@ COMPARISON_SCHEMA = pa.schema(
 
 
 def snapshot_batches(reading: Reading, of: Read, start: datetime | None, end: datetime | None) -> Iterator[pa.RecordBatch]:
-    """Give the posterior of every arm at each snapshot taken in [start, end), oldest first."""
+    """Give the posterior of every arm at each snapshot taken in [start, end), oldest first, then those of segments."""
     yield from _batches(reading, SNAPSHOTS, {"experiment_id": of.experiment_id, **_range(start, end)}, SNAPSHOT_SCHEMA)
 
 

@@ -31,15 +31,16 @@ _RATES = {
 
 
 def posterior_table(experiment: pb.Experiment, reading: posteriors.GetPosteriorResponse) -> Table:
-    """Return an experiment's arms with share, posterior mean, interval and P(best)."""
+    """Return an experiment's arms, or those of one of its segments, with share, posterior mean, interval and P(best)."""
     state = state_name(experiment.state)
+    of = f"{experiment.experiment_id}, segment {reading.segment}" if reading.segment else experiment.experiment_id
     table = _table(
-        f"{experiment.experiment_id}: {state}, policy version {reading.policy_version}",
+        f"{of}: {state}, policy version {reading.policy_version}",
         ("arm", "share", "outcomes", "mean", "95 % interval", "P(best)", "expected loss"),
     )
     for arm in reading.arms:
         retired = arm.state == types.ARM_STATE_RETIRED
-        name = _arm(arm.arm_id, arm.version)
+        name = arm_name(arm.arm_id, arm.version)
         table.add_row(
             f"{name} (retired)" if retired else name,
             f"{arm.allocation:.1%}",
@@ -126,7 +127,7 @@ def metrics_table(reading: posteriors.GetMetricsResponse, since: str) -> Table:
     table = _table(f"the last {since}, in per cent", ("arm", "routed", *_RATES.values(), "reward"))
     table.box, table.show_edge, table.pad_edge, table.padding = box.SIMPLE_HEAD, False, False, (0, 1, 0, 0)
     for arm in reading.metrics:
-        name = _arm(arm.arm_id, arm.version) + (" (held out)" if arm.holdout else "")
+        name = arm_name(arm.arm_id, arm.version) + (" (held out)" if arm.holdout else "")
         rates = [getattr(arm, rate) for rate in _RATES]
         reward = f"{arm.mean_reward:.3f}\n{arm.outcomes:,}" if arm.HasField("mean_reward") else ""
         table.add_row(name, f"{arm.interactions:,}", *map(_rate, rates), reward)
@@ -154,7 +155,8 @@ def _table(title: str, columns: Iterable[str], left: int = 1) -> Table:
     return table
 
 
-def _arm(arm_id: str, version: int) -> str:
+def arm_name(arm_id: str, version: int) -> str:
+    """Return what an arm is called: its id, and its version from the second on."""
     return arm_id if version <= 1 else f"{arm_id} v{version}"
 
 

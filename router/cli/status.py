@@ -13,6 +13,7 @@ import grpc
 from rich.console import Console
 
 from router.cli.calls import TIMEOUT_S, as_dict, connected, last_transitions, read_several
+from router.cli.diagnosis import cost_lines, drift_lines, feedback_lines
 from router.cli.options import database_options, json_option, server_option
 from router.cli.pictures import metrics_table, posterior_table, ramp_lines, shadow_lines, transition_lines
 from router.durations import parse_duration
@@ -36,6 +37,8 @@ class Reading:
     #: Of experiments that were asked for by name.
     metrics: posteriors.GetMetricsResponse | None = None
     transitions: tuple[pb.Transition, ...] = ()
+    #: Of segments that have their own.
+    segments: tuple[posteriors.GetPosteriorResponse, ...] = ()
 
 
 @click.command()
@@ -49,7 +52,7 @@ def status(
 ) -> None:
     """Show experiments with their posteriors, and the read-only database URL for analysts.
 
-    Of an experiment that is named it shows the ramp, what users did, and the last changes too.
+    Of an experiment that is named it shows its segments, what users did, and the last changes too.
     """
     asked = posteriors.GetMetricsRequest()
     try:
@@ -75,20 +78,33 @@ def status(
 def _read(channel: grpc.Channel, experiment: pb.Experiment, metrics: posteriors.GetMetricsRequest | None) -> Reading:
     service = posteriors_pb2_grpc.PosteriorServiceStub(channel)
     name = experiment.experiment_id
-    posterior = service.GetPosterior(posteriors.GetPosteriorRequest(experiment_id=name), timeout=TIMEOUT_S)
     if metrics is None:
+        posterior = service.GetPosterior(posteriors.GetPosteriorRequest(experiment_id=name), timeout=TIMEOUT_S)
         return Reading(experiment, posterior)
+    diagnosed = posteriors.GetPosteriorRequest(experiment_id=name, diagnostics=True)
+    posterior = service.GetPosterior(diagnosed, timeout=_METRICS_TIMEOUT_S)
     asked = posteriors.GetMetricsRequest()
     asked.CopyFrom(metrics)
     asked.experiment_id = name
     counted = service.GetMetrics(asked, timeout=_METRICS_TIMEOUT_S)
     changes = last_transitions(experiments_pb2_grpc.ExperimentServiceStub(channel), name, _TRANSITIONS)
-    return Reading(experiment, posterior, counted, tuple(changes))
+    segments = (
+        service.GetPosterior(posteriors.GetPosteriorRequest(experiment_id=name, segment=segment), timeout=TIMEOUT_S)
+        for segment in experiment.allocation.segments.names
+    )
+    return Reading(experiment, posterior, counted, tuple(changes), tuple(segments))
 
 
 def _show(console: Console, reading: Reading, since: str) -> None:
-    console.print(posterior_table(reading.experiment, reading.posterior))
-    for line in [*ramp_lines(reading.experiment, datetime.now(UTC)), *shadow_lines(reading.experiment)]:
+    for posterior in (reading.posterior, *reading.segments):
+        console.print(posterior_table(reading.experiment, posterior))
+    for line in [
+        *ramp_lines(reading.experiment, datetime.now(UTC)),
+        *shadow_lines(reading.experiment),
+        *cost_lines(reading.experiment, reading.posterior),
+        *feedback_lines(reading.posterior.arms),
+        *drift_lines(reading.posterior.arms),
+    ]:
         console.print(line, soft_wrap=True)
     if reading.metrics is not None:
         if reading.metrics.metrics:
@@ -106,6 +122,7 @@ def _document(server: str, readings: list[Reading], url: str | None) -> dict[str
     for reading in readings:
         one = {"experiment": as_dict(reading.experiment), "posterior": as_dict(reading.posterior)}
         if reading.metrics is not None:
+            one["segments"] = [as_dict(posterior) for posterior in reading.segments]
             one["metrics"] = as_dict(reading.metrics)
             one["transitions"] = [as_dict(transition) for transition in reading.transitions]
         found.append(one)

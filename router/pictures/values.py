@@ -114,10 +114,15 @@ def history_of(snapshots: Iterable[Any]) -> tuple[Moment, ...]:
     return tuple(Moment(one.snapshot_time.ToDatetime(UTC), beliefs_of(one.arms)) for one in snapshots)
 
 
-def history_of_rows(rows: Iterable[Mapping[str, Any]]) -> tuple[Moment, ...]:
-    """Return the history in rows of the view `posterior_history`, or of `router.analysis.snapshots(…).to_pylist()`."""
+def history_of_rows(rows: Iterable[Mapping[str, Any]], segment: str = "") -> tuple[Moment, ...]:
+    """Return the history in rows of the view `posterior_history`, or of `router.analysis.snapshots(…).to_pylist()`.
+
+    It is that of a segment, or of all traffic.
+    """
     found: dict[datetime, list[Belief]] = {}
     for row in rows:
+        if row.get("segment", "") != segment:
+            continue
         belief = Belief(
             name_of(row["arm_id"], row["arm_version"]),
             row["alpha"],

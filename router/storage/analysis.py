@@ -264,13 +264,18 @@ class Reading:
                 yield found
 
 
-#: By the posterior of an arm at a snapshot: %(experiment_id)s, %(start)s, %(end)s.
+#: By the posterior of an arm at a snapshot, of all traffic and then of segments: %(experiment_id)s, %(start)s, %(end)s.
 SNAPSHOTS = """
-SELECT policy_version, taken_at, arm_id, arm_version, active, alpha, beta, n, mean, probability_best, expected_loss,
-       allocation, matured_to
+SELECT '' AS segment, policy_version, taken_at, arm_id, arm_version, active, alpha, beta, n, mean, probability_best,
+       expected_loss, allocation, matured_to
 FROM posterior_history
 WHERE experiment_id = %(experiment_id)s AND taken_at >= %(start)s AND taken_at < %(end)s
-ORDER BY taken_at, policy_version, arm_id, arm_version
+UNION ALL
+SELECT segment, policy_version, taken_at, arm_id, arm_version, active, alpha, beta, n, mean, probability_best,
+       expected_loss, allocation, matured_to
+FROM posterior_segments
+WHERE experiment_id = %(experiment_id)s AND taken_at >= %(start)s AND taken_at < %(end)s
+ORDER BY taken_at, policy_version, segment, arm_id, arm_version
 """
 
 #: By arm and day: %(experiment_id)s, %(first)s, %(last)s.

@@ -192,7 +192,8 @@ async def test_snapshots_are_the_history_of_the_posterior(router: Router, analys
     table = analysis.snapshots(analyst_url, "support")
     expected = rows(
         router.url,
-        "SELECT * FROM posterior_history WHERE experiment_id = 'support' ORDER BY taken_at, policy_version, arm_id",
+        "SELECT '' AS segment, * FROM posterior_history WHERE experiment_id = 'support'"
+        " ORDER BY taken_at, policy_version, arm_id",
     )
     assert table.to_pylist() == [{name: row[name] for name in table.column_names} for row in expected]
     arms = await router.arms()

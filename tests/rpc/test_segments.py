@@ -19,9 +19,12 @@ from running import Router, assert_replay_agrees, event, experiment, query, refu
 
 from bandit.assignment import rendezvous
 from bandit.posterior import probability_best
+from router import analysis
 from router.cli.replay import replay
+from router.cli.status import status
 from router.clocks import Clocks
 from router.controllers.snapshots import Historian
+from router.pictures import history_of, history_of_rows
 from router.policy import compile_policy
 from router.storage.connecting import DatabaseUrl, connect
 from router.storage.database import Database
@@ -458,6 +461,42 @@ async def test_history_is_of_all_traffic_and_segments_have_a_view(
         assert own == expected(await posterior(router, segment))
     latest = await query(router.url, "SELECT arm_id, n FROM posterior_latest ORDER BY arm_id")
     assert latest == [("a", 3), ("b", 3)]
+
+
+async def test_analysis_has_the_history_of_segments(
+    router: Router, hand: Hand, database: Database, session: Session
+) -> None:
+    await router.run(divided())
+    historian = Historian(database, hand, share=1.0)
+    for n in (1, 2):
+        await learn(router, "de", "a", n)
+        hand.now_us += 1_000_000
+        await historian.work(session)
+    table = (await asyncio.to_thread(analysis.snapshots, router.url, "support")).to_pylist()
+    assert [(row["segment"], row["arm_id"], row["n"]) for row in table] == [
+        (segment, arm_id, n if segment in ("", "de") and arm_id == "a" else 0)
+        for n in (1, 3)
+        for segment in ("", "de", "fr")
+        for arm_id in ("a", "b")
+    ]
+    for segment in ("", "de", "fr"):
+        listed = await router.posteriors.ListSnapshots(
+            posteriors_pb2.ListSnapshotsRequest(experiment_id="support", segment=segment)
+        )
+        assert history_of_rows(table, segment) == history_of(listed.snapshots)
+
+
+async def test_status_shows_every_segment(router: Router) -> None:
+    await router.run(divided())
+    await learn(router, "de", "a", 3)
+    runner = CliRunner()
+    server = f"127.0.0.1:{router.server.port}"
+    done = await asyncio.to_thread(runner.invoke, status, ["support", "--server", server, "--json"])
+    (shown,) = json.loads(done.output)["experiments"]
+    assert [posterior["segment"] for posterior in shown["segments"]] == ["de", "fr"]
+    assert shown["segments"][0]["arms"][0]["alpha"] == 4.0
+    done = await asyncio.to_thread(runner.invoke, status, ["support", "--server", server])
+    assert "support, segment fr" in done.output
 
 
 async def test_a_segment_is_watched(router: Router) -> None:
