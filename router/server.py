@@ -49,6 +49,7 @@ from router.telemetry.answered import Answered
 from router.telemetry.calls import Calls
 from router.telemetry.drawn import Drawn
 from router.telemetry.tallies import Names, Sample
+from router.tokens import TokenCodec
 from router.v1 import (
     experiments_pb2,
     experiments_pb2_grpc,
@@ -97,6 +98,8 @@ class Server:
         #: Set once another deployment has taken the place of the one this process started for: it should start over.
         self.obsolete = asyncio.Event()
         self.port = 0
+        #: What signs and opens decision ids, once it has started.
+        self.codec: TokenCodec | None = None
         self._report: WorkerReport | None = None
 
     def samples(self) -> Iterable[Sample]:
@@ -111,6 +114,7 @@ class Server:
             starting.push_async_callback(database.dispose)
             deployment = await find_deployment(database, Path(settings.spool_dir))
             codec, spool = deployment.codec, deployment.directory
+            self.codec = codec
 
             announcer = Announcer(database)
             announcing = asyncio.create_task(announcer.run(), name="announcer")
