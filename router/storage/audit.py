@@ -87,6 +87,12 @@ def record(connection: psycopg.Connection[Any], act: Act) -> None:
     connection.execute(_INSERT, act.row())
 
 
+def experiment_of(connection: psycopg.Connection[Any], incarnation: int | None) -> str:
+    """Return the id of an experiment; empty for none."""
+    row = connection.execute("SELECT experiment_id FROM experiments WHERE incarnation = %s", (incarnation,)).fetchone()
+    return "" if row is None else str(row[0])
+
+
 async def record_async(connection: psycopg.AsyncConnection[Any], act: Act) -> None:
     """As `record`."""
     await connection.execute(_INSERT, act.row())

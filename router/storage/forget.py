@@ -5,20 +5,23 @@ and replay are the same before and after, to the last digit.
 
 Protocol
     A day of decisions goes in one transaction, with all that hangs on them: events, comparisons, judgments. The rest follows
-    in a last one, with the record in `transitions`, which does not name the unit. A crash in between leaves nothing half
-    erased, and the next run goes on. Days that retention has closed are left to it: they are about to be dropped.
+    in a last one, with the records in `transitions` and the audit log, which do not name the unit. A crash in between leaves
+    nothing half erased, and the next run goes on. Days that retention has closed are left to it: they are about to be
+    dropped.
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import date
 from typing import Any
 from uuid import UUID
 
 import psycopg
 
+from router.storage import audit
+from router.storage.audit import Act
 from router.storage.errors import MissingPartitionError, translated
 from router.storage.sticky import STICKY_CHANNEL
 from router.storage.transitions import Kind
@@ -130,10 +133,10 @@ def erase(connection: psycopg.Connection[Any], trace: Trace, actor: str, reason:
     """
     # One transaction around all of them: what one step finds, another must not find again.
     with translated(), connection.transaction(force_rollback=True) if dry_run else nullcontext():
-        return _erase(connection, trace, (actor, reason))
+        return _erase(connection, trace, actor, reason)
 
 
-def _erase(connection: psycopg.Connection[Any], trace: Trace, audit: tuple[str, str]) -> Forgotten:
+def _erase(connection: psycopg.Connection[Any], trace: Trace, actor: str, reason: str) -> Forgotten:
     of_unit = {"unit": trace.unit_id, "incarnation": trace.incarnation}
     erased, closed, event_ids = Erased(), [], 0
     touched: set[int] = set()
@@ -152,7 +155,9 @@ def _erase(connection: psycopg.Connection[Any], trace: Trace, audit: tuple[str, 
     with connection.transaction():
         touched |= _erase_the_rest(connection, {**of_unit, "hashes": trace.hashes}, erased)
         for incarnation in sorted(touched):
-            connection.execute(_RECORD, (incarnation, Kind.ERASURE, *audit))
+            connection.execute(_RECORD, (incarnation, Kind.ERASURE, actor, reason))
+        about = audit.experiment_of(connection, trace.incarnation)
+        audit.record(connection, Act("forget", actor, experiment_id=about, reason=reason).about(**asdict(erased)))
     return Forgotten(erased, tuple(closed), event_ids)
 
 

@@ -17,6 +17,8 @@ from typing import Any
 import psycopg
 
 from bandit.reward import Evidence
+from router.storage import audit
+from router.storage.audit import Act
 from router.storage.errors import StorageError, translated
 from router.storage.policies import CHANNEL, notifications
 from router.storage.transitions import Kind
@@ -146,6 +148,9 @@ def add(connection: psycopg.Connection[Any], incarnation: int, given: Import, *,
         )
         connection.execute(_BUMP, (incarnation,))
         connection.execute(_TRANSITION, (incarnation, now, Kind.IMPORT, given.import_id, given.actor, given.reason))
+        about = audit.experiment_of(connection, incarnation)
+        act = Act("import", given.actor, experiment_id=about, reason=given.reason)
+        audit.record(connection, act.about(import_id=given.import_id, content_hash=given.content_hash.hex()))
         # Heard at the commit.
         for payload in notifications([incarnation]):
             connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, payload))

@@ -178,6 +178,10 @@ async def test_it_is_recorded_without_a_name_and_once(router: Router, forget: Fo
     assert {again[name] for name in ("decisions", "events", "shadow_comparisons", "judgments", "interleavings")} == {0}
     (erased,) = await router.transitions(kind="ERASURE")
     assert (erased.actor, erased.reason, erased.to) == ("the data officer", "asked for on paper", "")
+    audited = "SELECT actor, source, outcome, detail FROM audit_log WHERE action = 'forget' ORDER BY audit_id"
+    first, second = await query(router.url, audited)
+    assert first[:3] == second[:3] == ("the data officer", "command", "done")
+    assert (first[3]["decisions"] > 0, second[3]["decisions"], first[3]["reason"]) == (True, 0, "asked for on paper")
     refused = await forget("--reason", f"for {UNIT}")
     assert refused.exit_code == 2
     assert "must not name the unit" in refused.output

@@ -101,6 +101,8 @@ async def test_the_same_file_counts_once(router: Router, run: Import, tmp_path: 
     posterior = await router.posterior()
     assert (posterior.policy_version, sum(arm.n for arm in posterior.arms)) == (version, 60)
     assert await scalar(router.url, "SELECT count(*) FROM imports") == 1
+    audited = "SELECT experiment_id || ' ' || (detail ->> 'import_id') FROM audit_log WHERE action = 'import'"
+    assert await scalar(router.url, audited) == f"support {first['import_id']}"
 
 
 async def test_snapshots_from_before_and_after_can_be_rebuilt(router: Router, run: Import, tmp_path: Path) -> None:
