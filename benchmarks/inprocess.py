@@ -9,12 +9,10 @@ evidence moves, off the event loop, and not when a request comes.
 import json
 import random
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from hashlib import sha256
 from pathlib import Path
 from statistics import median
 from typing import IO
@@ -23,7 +21,7 @@ import numpy as np
 
 from bandit.allocation import draw
 from bandit.reward import Evidence
-from benchmarks import predictors
+from benchmarks import environment, predictors
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure, at_most
 from benchmarks.load import MeasurementError
@@ -31,8 +29,6 @@ from router.experiment import Arm, Definition
 from router.policy import Policy, compile_policy
 from router.rules import reward_rule_of, rules_of
 
-_ROOT = Path(__file__).parent.parent
-_REQUIREMENTS = _ROOT / "requirements" / "bench.txt"
 _ARMS = (2, 5, 20, 100)
 _FASTER = 5
 _COMPILE_MS = {5: 1, 20: 10, 100: 250}
@@ -152,7 +148,7 @@ def _policy(arms: int) -> Policy:
 @contextmanager
 def _others(say: Callable[[str], None]) -> Iterator[tuple[dict[str, str], Callable[[str, int, float], float]]]:
     """Run the other libraries in their environment; gives their versions, and what times one of them."""
-    command = [str(_environment(say) / "bin" / "python"), str(Path(predictors.__file__))]
+    command = [environment.python(say), str(Path(predictors.__file__))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
         stdin, stdout = process.stdin, process.stdout
         assert stdin is not None, "asked for above"
@@ -172,23 +168,3 @@ def _answer(stdout: IO[str]) -> str:
     if not line:
         raise MeasurementError("the process with the other libraries ended; its error is above")
     return line
-
-
-def _environment(say: Callable[[str], None]) -> Path:
-    """Return the virtual environment of the other libraries, made anew when what it should hold has changed."""
-    directory = _ROOT / "build" / "bench-venv"
-    made_of = directory / "made-of"
-    wanted = sha256(_REQUIREMENTS.read_bytes()).hexdigest()
-    if made_of.exists() and made_of.read_text() == wanted:
-        return directory
-    say(f"installing {', '.join(predictors.LIBRARIES)} into {directory.relative_to(_ROOT)}: once")
-    uv = [sys.executable, "-m", "uv", "--quiet"]
-    for command in (
-        [*uv, "venv", "--clear", "--python", sys.executable, str(directory)],
-        [*uv, "pip", "install", "--python", str(directory), "--require-hashes", "-r", str(_REQUIREMENTS)],
-    ):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
-        if done.returncode:
-            raise MeasurementError(f"{', '.join(predictors.LIBRARIES)} cannot be installed: {done.stderr.strip()}")
-    made_of.write_text(wanted)
-    return directory
