@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo serve test check evidence soak bench proto contract requirements wheel clean
+.PHONY: help demo serve test test-slow check evidence soak bench proto contract requirements wheel clean
 
 help: ## Show what there is.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,8 +31,11 @@ check: $(READY) ## Format, lint, types, imports, proto, generated code.
 	$(BIN)/lint-imports
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/check-proto
 
-evidence: $(READY) ## The slow statistical tests: minutes.
+test-slow: $(READY) ## The slow tests: minutes.
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+evidence: $(READY) ## The statistics beside published values: up to 15 minutes. ARGS="--only delay --quick".
+	@$(BIN)/python -m benchmarks.evidence $(ARGS)
 
 bench: $(READY) ## Measure beside baselines of the same run, up to 12 minutes. ARGS="--only route --quick".
 	@$(BIN)/python -m benchmarks $(ARGS)
