@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import signal
 import subprocess
@@ -16,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import Service, run, serving, wait_until
+from example_router import ExampleRouter, example_router
+from processes import wait_until
 
 from router.llm.loopback import serve_loopback
 
@@ -43,12 +43,11 @@ class Backend:
 
 
 @contextlib.contextmanager
-def backend(service: Service, directory: Path) -> Iterator[Backend]:
+def backend(router: ExampleRouter, directory: Path) -> Iterator[Backend]:
     log = directory / "backend.log"
     with serve_loopback() as models, log.open("w") as stderr:
         environment = {
-            **os.environ,
-            "BANDIT_ROUTER_SERVER": service.target,
+            **router.environment,
             "ANTHROPIC_BASE_URL": models.anthropic_url,
             "ANTHROPIC_API_KEY": "any",
         }
@@ -69,25 +68,14 @@ def backend(service: Service, directory: Path) -> Iterator[Backend]:
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def router(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExampleRouter]:
     """A router, for all tests: the last one stops it."""
-    directory = tmp_path_factory.mktemp("service")
-    with serving(directory) as service:
-        assert run("init", "support-model.yaml", cwd=directory).returncode == 0
-        applied = run("apply", "-f", "support-model.yaml", "--server", service.target, cwd=directory)
-        assert applied.returncode == 0, applied.stderr
-        yield service
+    with example_router(tmp_path_factory.mktemp("router")) as router:
+        yield router
 
 
-def outcomes(service: Service) -> int:
-    """How many outcomes were learned from."""
-    document = json.loads(run("status", "--json", "--server", service.target).stdout)
-    (experiment,) = document["experiments"]
-    return sum(int(arm.get("n", 0)) for arm in experiment["posterior"]["arms"])
-
-
-def test_answers_are_routed_and_feedback_is_learned_from(service: Service, tmp_path: Path) -> None:
-    with backend(service, tmp_path) as app:
+def test_answers_are_routed_and_feedback_is_learned_from(router: ExampleRouter, tmp_path: Path) -> None:
+    with backend(router, tmp_path) as app:
         receipts = []
         for turn in range(10):
             asked = {"session_id": "s-1", "turn_id": str(turn), "text": f"Question {turn}", "previous_text": "Question"}
@@ -100,17 +88,17 @@ def test_answers_are_routed_and_feedback_is_learned_from(service: Service, tmp_p
             told = {"receipt": receipt, "session_id": "s-1", "turn_id": str(turn), "action": action}
             assert app.post("/feedback", **told) == (202, {"status": "applied"})
             assert app.post("/feedback", **told) == (202, {"status": "duplicate"})
-        assert outcomes(service) == 10
+        assert router.outcomes() == 10
         forged = {"receipt": "forged", "session_id": "s-1", "turn_id": "1", "action": "up"}
         assert app.post("/feedback", **forged)[0] == 422
         assert app.post("/answers", session_id="s-1", turn_id="1")[0] == 422
 
 
-def test_an_outage_of_the_router_costs_no_answer(service: Service, tmp_path: Path) -> None:
-    with backend(service, tmp_path) as app:
+def test_an_outage_of_the_router_costs_no_answer(router: ExampleRouter, tmp_path: Path) -> None:
+    with backend(router, tmp_path) as app:
         asked = {"session_id": "s-1", "turn_id": "1", "text": "Question"}
         before = app.post("/answers", **asked)[1]
-        assert service.stop() == 0
+        router.stop()
         status, answer = app.post("/answers", **asked)
         assert (status, bool(answer["text"]), answer["receipt"]) == (200, True, "")
         # Feedback on that answer is nobody's; feedback on the one before has to wait.

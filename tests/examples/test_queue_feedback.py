@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,10 +12,11 @@ from typing import Any
 
 import psycopg
 import pytest
+from example_router import ExampleRouter, example_router
 from postgres import TestCluster
-from processes import Service, run, serving, wait_until
+from processes import wait_until
 
-from router.client import Decision, RouterClient, RouteRequest
+from router.client import Decision, RouteRequest
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "queue_feedback"
 
@@ -29,22 +29,14 @@ def queue_url(cluster: TestCluster) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("service")
-
-
-@pytest.fixture(scope="module")
-def service(directory: Path) -> Iterator[Service]:
+def router(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExampleRouter]:
     """A router, for all tests: the last one stops it."""
-    with serving(directory) as service:
-        assert run("init", "support-model.yaml", cwd=directory).returncode == 0
-        applied = run("apply", "-f", "support-model.yaml", "--server", service.target, cwd=directory)
-        assert applied.returncode == 0, applied.stderr
-        yield service
+    with example_router(tmp_path_factory.mktemp("router")) as router:
+        yield router
 
 
-def decision_ids(service: Service, count: int) -> list[str]:
-    with RouterClient(service.target) as client:
+def decision_ids(router: ExampleRouter, count: int) -> list[str]:
+    with router.client() as client:
         decisions = client.batch_route([RouteRequest("support-model") for _ in range(count)])
     return [decision.decision_id for decision in decisions if isinstance(decision, Decision)]
 
@@ -56,8 +48,8 @@ def put(url: str, bodies: list[Any]) -> None:
     subprocess.run(command, cwd=EXAMPLE, input=json.dumps(bodies), text=True, check=True, timeout=60)
 
 
-def producer(url: str, target: str, *options: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "QUEUE_URL": url, "BANDIT_ROUTER_SERVER": target}
+def producer(url: str, router: ExampleRouter, *options: str) -> subprocess.Popen[str]:
+    environment = {**router.environment, "QUEUE_URL": url}
     command = [sys.executable, "producer.py", *options]
     return subprocess.Popen(command, cwd=EXAMPLE, env=environment, stderr=subprocess.PIPE, text=True)
 
@@ -74,49 +66,43 @@ def rows(url: str, statement: str) -> list[tuple[Any, ...]]:
         return connection.execute(statement).fetchall()  # type: ignore[arg-type]
 
 
-def counted(service: Service) -> int:
-    """How many outcomes the router learned from."""
-    document = json.loads(run("status", "--json", "--server", service.target).stdout)
-    return sum(int(arm.get("n", 0)) for arm in document["experiments"][0]["posterior"]["arms"])
-
-
-def test_each_message_counts_once_though_producers_die(service: Service, queue_url: str) -> None:
-    before, count = counted(service), 400
-    put(queue_url, [{"decision_id": found, "reward": 0.5} for found in decision_ids(service, count)])
+def test_each_message_counts_once_though_producers_die(router: ExampleRouter, queue_url: str) -> None:
+    before, count = router.outcomes(), 400
+    put(queue_url, [{"decision_id": found, "reward": 0.5} for found in decision_ids(router, count)])
     # Killed at different points: after some of its batches were settled, and others only told.
     for left_over in (count - 50, count - 120):
-        victim = producer(queue_url, service.target, "--batch", "10", "--lease", "2")
+        victim = producer(queue_url, router, "--batch", "10", "--lease", "2")
         wait_until(lambda: rows(queue_url, "SELECT count(*) FROM feedback_queue")[0][0] <= left_over, "some are settled")  # noqa: B023
         victim.send_signal(signal.SIGKILL)
         victim.communicate(timeout=20)
     # Two at once, and what the dead ones had leased comes back.
-    others = [producer(queue_url, service.target, "--batch", "10", "--lease", "20") for _ in range(2)]
+    others = [producer(queue_url, router, "--batch", "10", "--lease", "20") for _ in range(2)]
     wait_until(lambda: not rows(queue_url, "SELECT id FROM feedback_queue"), "all are settled", 60)
     for process in others:
         process.send_signal(signal.SIGTERM)
         finished(process)
-    assert counted(service) - before == count
+    assert router.outcomes() - before == count
     assert rows(queue_url, "SELECT * FROM feedback_dead_letters") == []
 
 
-def test_what_was_told_and_not_settled_is_a_duplicate(service: Service, queue_url: str) -> None:
-    before = counted(service)
-    put(queue_url, [{"decision_id": found, "signal": "thumbs_up"} for found in decision_ids(service, 5)])
+def test_what_was_told_and_not_settled_is_a_duplicate(router: ExampleRouter, queue_url: str) -> None:
+    before = router.outcomes()
+    put(queue_url, [{"decision_id": found, "signal": "thumbs_up"} for found in decision_ids(router, 5)])
     copied = rows(queue_url, "SELECT id, body FROM feedback_queue ORDER BY id")
-    assert "applied=5" in finished(producer(queue_url, service.target, "--until-empty"))
+    assert "applied=5" in finished(producer(queue_url, router, "--until-empty"))
     # As if the reader had died between the router's answer and the settling.
     with psycopg.connect(queue_url) as connection:
         for number, body in copied:
             connection.execute(
                 "INSERT INTO feedback_queue (id, body) OVERRIDING SYSTEM VALUE VALUES (%s, %s)", (number, json.dumps(body))
             )
-    assert "duplicate=5" in finished(producer(queue_url, service.target, "--until-empty"))
-    assert counted(service) - before == 5
+    assert "duplicate=5" in finished(producer(queue_url, router, "--until-empty"))
+    assert router.outcomes() - before == 5
 
 
-def test_poison_is_set_aside_and_holds_nothing_up(service: Service, queue_url: str) -> None:
-    before = counted(service)
-    good, spoiled = decision_ids(service, 2)
+def test_poison_is_set_aside_and_holds_nothing_up(router: ExampleRouter, queue_url: str) -> None:
+    before = router.outcomes()
+    good, spoiled = decision_ids(router, 2)
     forged = spoiled[:-4] + ("AAAA" if spoiled[-4:] != "AAAA" else "BBBB")
     put(
         queue_url,
@@ -137,10 +123,10 @@ def test_poison_is_set_aside_and_holds_nothing_up(service: Service, queue_url: s
     # One that kills its readers: it was leased often, and never settled.
     put(queue_url, [{"decision_id": spoiled, "signal": "thumbs_up"}])
     rows(queue_url, "UPDATE feedback_queue SET attempts = 5 WHERE id = 12 RETURNING id")
-    said = finished(producer(queue_url, service.target, "--until-empty"))
+    said = finished(producer(queue_url, router, "--until-empty"))
     assert "applied=1 dead=11" in said
     reasons = dict(rows(queue_url, "SELECT id, reason FROM feedback_dead_letters"))
-    assert counted(service) - before == 1
+    assert router.outcomes() - before == 1
     expected = {
         1: "DECISION_ID_TAMPERED",
         3: "no decision_id",
@@ -159,18 +145,18 @@ def test_poison_is_set_aside_and_holds_nothing_up(service: Service, queue_url: s
     assert rows(queue_url, "SELECT id FROM feedback_queue") == []
 
 
-def test_an_outage_of_the_router_loses_nothing(service: Service, directory: Path, queue_url: str) -> None:
-    before, port = counted(service), service.port
-    put(queue_url, [{"decision_id": found, "signal": "task_completed"} for found in decision_ids(service, 20)])
-    assert service.stop() == 0
-    waiting = producer(queue_url, f"127.0.0.1:{port}")
+def test_an_outage_of_the_router_loses_nothing(router: ExampleRouter, queue_url: str) -> None:
+    before = router.outcomes()
+    put(queue_url, [{"decision_id": found, "signal": "task_completed"} for found in decision_ids(router, 20)])
+    router.stop()
+    waiting = producer(queue_url, router)
     wait_until(
         lambda: rows(queue_url, "SELECT 1 FROM feedback_queue WHERE available_at > now() AND attempts = 0"), "released"
     )
     assert rows(queue_url, "SELECT count(*) FROM feedback_queue") == [(20,)]
-    with serving(directory, "--listen", f"127.0.0.1:{port}") as again:
+    with router.again() as again:
         wait_until(lambda: not rows(queue_url, "SELECT id FROM feedback_queue"), "all are settled", 60)
-        assert counted(again) - before == 20
+        assert again.outcomes() - before == 20
         waiting.send_signal(signal.SIGTERM)
         said = finished(waiting)
     assert "released=20" in said
