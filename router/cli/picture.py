@@ -165,6 +165,38 @@ def estimates(
     _write(figure, output, as_json, left_out=found.left_out)
 
 
+@picture.command()
+@_options
+@database_options
+def pareto(
+    experiment: str,
+    start: datetime | None,
+    end: datetime | None,
+    output: Path,
+    database_url: str | None,
+    data_dir: Path,
+    as_json: bool,
+) -> None:
+    """Reward against cost: which arms are worth what they cost.
+
+    Reads the database of the router: rewards as they are believed now, costs as calls of decisions from --start to --end
+    reported them, or else as the definition says.
+    """
+    _check(start, end, output)
+    from router.pictures import pareto as draw
+    from router.pictures import worth_of
+    from router.storage.costs import read_ceiling, read_costs
+
+    with log_of(database_url, data_dir, experiment) as (log, of):
+        arms, ceiling = read_costs(log, of, start, end), read_ceiling(log, of)
+    unknown = [arm.arm_id for arm in arms if not arm.calls and arm.declared_usd is None]
+    if unknown:
+        fail(
+            f"{experiment}: nothing says what {', '.join(unknown)} costs: report cost_usd of calls, or declare it of the arm"
+        )
+    _write(draw([worth_of(arm) for arm in arms], experiment=experiment, ceiling_usd=ceiling), output, as_json)
+
+
 def _check(start: datetime | None, end: datetime | None, output: Path) -> None:
     """Refuse what cannot be drawn before anything is read."""
     from router.pictures.style import format_of

@@ -10,6 +10,7 @@ needs a display. Equal data gives equal figures, and `save` equal files. Nothing
 """
 
 from router.pictures.beliefs import posteriors
+from router.pictures.costs import Worth, pareto, worth_of
 from router.pictures.drifts import Watched, drift
 from router.pictures.estimates import estimates
 from router.pictures.feedback import coverage
@@ -35,6 +36,7 @@ __all__ = [
     "NothingToDrawError",
     "Regret",
     "Watched",
+    "Worth",
     "beliefs_of",
     "best",
     "coverage",
@@ -45,9 +47,11 @@ __all__ = [
     "history_of",
     "history_of_rows",
     "name_of",
+    "pareto",
     "posteriors",
     "regret",
     "save",
     "shares",
     "strategies",
+    "worth_of",
 ]

@@ -23,11 +23,13 @@ from router.client import RewardEvent, RouterClient, RouteRequest
 TWO = """\
 experiment: {name}
 arms:
-  - {{id: a, model: model-a, role: control}}
-  - {{id: b, model: model-b}}
+  - {{id: a, model: model-a, role: control, cost_usd: 0.002}}
+  - {{id: b, model: model-b, cost_usd: 0.01}}
 allocation: {{floor: 0.1}}
 """
 N = 300
+#: Pictures that are drawn from the database.
+FROM_THE_LOG = ("estimates", "pareto")
 MEANS = {"a": 0.3, "b": 0.7}
 
 
@@ -120,16 +122,17 @@ def test_a_plan_knows_more_by_the_database(live: Live) -> None:
         ("regret", "About "),
         ("coverage", "Feedback covers "),
         ("estimates", "b earns most"),
+        ("pareto", "b: 0."),
     ],
 )
 def test_every_picture_is_drawn(live: Live, name: str, finding: str, tmp_path: Path) -> None:
     path = tmp_path / f"{name}.svg"
-    document = live.answer("picture", name, "-o", path, server=name != "estimates")
+    document = live.answer("picture", name, "-o", path, server=name not in FROM_THE_LOG)
     assert document["file"] == str(path)
     assert document["finding"].startswith(finding), document
     assert path.read_bytes().startswith(b"<?xml")
     png = tmp_path / "one.png"
-    done = live("picture", name, "-o", png, server=name != "estimates")
+    done = live("picture", name, "-o", png, server=name not in FROM_THE_LOG)
     assert done.stdout.startswith(f"wrote {png}: {finding}")
     assert png.read_bytes().startswith(b"\x89PNG")
 

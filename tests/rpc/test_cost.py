@@ -14,14 +14,18 @@ import numpy as np
 import psycopg
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from running import Router, arm, assert_replay_agrees, experiment, query, refused, scalar, until
+from running import Router, arm, assert_replay_agrees, event, experiment, query, refused, scalar, until, until_scalar
 from scipy.stats import chi2
 
 from bandit.allocation import AllocationKind, AllocationRule
 from bandit.cost import keep_ceiling, probability_best_value
 from bandit.posterior import probability_best
 from router.controllers.snapshots import Historian
+from router.pictures import worth_of
 from router.policy import compile_policy
+from router.storage.analysis import reading
+from router.storage.connecting import DatabaseUrl
+from router.storage.costs import ArmCost, read_ceiling, read_costs
 from router.storage.database import Database
 from router.storage.election import elected
 from router.storage.rebuild import Rebuilt, rebuild
@@ -250,3 +254,35 @@ async def saved_allocation(database: Database, directory: Path) -> list[float]:
     everyone = compile_policy(definition, reading.policy_version, reading.evidence).everyone
     assert everyone is not None
     return everyone.probabilities.tolist()
+
+
+def worths(url: str) -> tuple[list[ArmCost], float | None]:
+    with reading(DatabaseUrl.parse(url)) as log:
+        of = log.experiment("support")
+        assert of is not None
+        return read_costs(log, of, None, None), read_ceiling(log, of)
+
+
+async def test_what_calls_reported_is_read_beside_what_was_declared(router: Router):
+    await router.run(priced(ceiling_usd=0.003))
+    await router.learn("dear", 3, 1)
+    for name, costs in {"dear": (0.01, 0.02, 0.03), "cheap": (0.00004,)}.items():
+        for usd in costs:
+            decision = await router.route(eligible_arm_ids=[name])
+            # Of several reports the one received last counts.
+            for cost in (1.0, usd):
+                await router.routing.Reward(event(decision.decision_id, call=routing_pb2.CallReport(cost_usd=cost)))
+    await router.routing.Reward(event(decision.decision_id, call=routing_pb2.CallReport(input_tokens=3)))
+    await until_scalar(router.url, "SELECT count(*) FROM decisions", 8)
+    await until_scalar(router.url, "SELECT count(*) > 0 FROM snapshots", True)
+    (dear, cheap, middle), ceiling = await asyncio.to_thread(worths, router.url)
+    assert ceiling == 0.003
+    assert (dear.arm_id, dear.alpha, dear.beta, dear.declared_usd, dear.calls) == ("dear", 4.0, 2.0, 0.015, 3)
+    assert (dear.mean_usd, dear.deviation_usd) == pytest.approx((0.02, 0.01))
+    assert (cheap.calls, cheap.mean_usd, cheap.deviation_usd) == (1, 0.00004, 0.0)
+    assert (middle.calls, middle.declared_usd) == (0, 0.0006)
+    assert sum(arm.allocation for arm in (dear, cheap, middle)) == pytest.approx(1)
+    worth = worth_of(dear)
+    assert (worth.reward, worth.cost_usd, worth.declared_usd) == pytest.approx((4 / 6, 0.02, 0.015))
+    assert worth.cost_upper - worth.cost_usd == pytest.approx(1.959964 * 0.01 / 3**0.5)
+    assert (worth_of(middle).cost_lower, worth_of(middle).cost_usd, worth_of(middle).declared_usd) == (0.0006, 0.0006, None)

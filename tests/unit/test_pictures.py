@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,12 +27,14 @@ from router.pictures import (
     Moment,
     NothingToDrawError,
     Watched,
+    Worth,
     best,
     coverage,
     drift,
     estimated_regret,
     estimates,
     history_of_rows,
+    pareto,
     posteriors,
     regret,
     save,
@@ -412,3 +415,78 @@ def test_the_replys_arms_are_beliefs() -> None:
                           state=types_pb2.ARM_STATE_RETIRED)  # fmt: skip
     (found,) = beliefs_of([arm], {("a", 2): 0.25, ("a", 1): 0.9})
     assert found == Belief("a v2", 2.0, 3.0, 3, 0.4, 0.6, False, 0.25)
+
+
+# Reward against cost
+
+DEAR = Worth("dear", 0.93, 0.92, 0.94, 0.015, 0.014, 0.016)
+CHEAP = Worth("cheap", 0.79, 0.78, 0.8, 0.00003, 0.00002, 0.00004)
+BEATEN = Worth("beaten", 0.7, 0.6, 0.8, 0.001, 0.0009, 0.0011)
+
+
+def test_pareto_draws_means_intervals_and_the_front() -> None:
+    figure = pareto([DEAR, CHEAP, BEATEN], experiment="support")
+    assert title(figure) == "dear: 0.14 more reward at 500 times the cost; 1 of 3 arms is beaten"
+    axes = figure.axes[0]
+    assert axes.get_xscale() == "log"
+    arms = [one for one in axes.lines if one.get_gid() == "arm"]
+    assert [(one.get_xdata()[0], one.get_ydata()[0]) for one in arms] == [(0.015, 0.93), (0.00003, 0.79), (0.001, 0.7)]
+    assert [one.get_markerfacecolor() == "white" for one in arms] == [False, False, True]
+    assert line(figure, "reward interval", 1).get_ydata() == pytest.approx([0.78, 0.8])
+    assert line(figure, "cost interval", 0).get_xdata() == pytest.approx([0.014, 0.016])
+    front = line(figure, "front")
+    assert (list(front.get_xdata()), list(front.get_ydata())) == ([0.00003, 0.015], [0.79, 0.93])
+    assert not [one for one in axes.lines if one.get_gid() in ("allocation", "ceiling", "declared")]
+
+
+def test_pareto_draws_the_allocation_the_ceiling_and_what_was_declared() -> None:
+    arms = [replace(DEAR, allocation=0.2, declared_usd=0.02), replace(CHEAP, allocation=0.8)]
+    figure = pareto(arms, ceiling_usd=0.004)
+    present = line(figure, "allocation")
+    assert (present.get_xdata()[0], present.get_ydata()[0]) == pytest.approx((0.2 * 0.015 + 0.8 * 0.00003, 0.818))
+    assert line(figure, "ceiling").get_xdata()[0] == 0.004
+    assert list(line(figure, "declared").get_xdata()) == [0.015, 0.02]
+    assert "dear, share 20.0%" in words(figure)
+    assert r"ceiling \$0.004" in words(figure)
+
+
+@pytest.mark.parametrize(
+    ("arms", "says"),
+    [
+        ([DEAR], r"dear is the only arm: it earns 0.930 at \$0.015"),
+        ([DEAR, replace(DEAR, arm_id="x", reward=0.93, cost_usd=0.0155)], "dear earns most and costs least"),
+        ([DEAR, Worth("free", 0.5, 0.5, 0.5, 0, 0, 0)], "dear: 0.43 more reward than free"),
+        (
+            [DEAR, CHEAP, BEATEN, replace(BEATEN, arm_id="too")],
+            "dear: 0.14 more reward at 500 times the cost; 2 of 4 arms are beaten",
+        ),
+    ],
+)
+def test_the_title_says_what_more_reward_costs(arms: list[Worth], says: str, tmp_path: Path) -> None:
+    figure = pareto(arms)
+    assert title(figure) == says
+    save(figure, tmp_path / "pareto.svg")
+
+
+def test_outcomes_become_means_with_intervals() -> None:
+    worth = Worth.of_outcomes("a", [0, 1, 1, 0], [0.1, 0.2, 0.3, 0.4])
+    assert (worth.reward, worth.cost_usd) == pytest.approx((0.5, 0.25))
+    assert worth.reward_upper - 0.5 == pytest.approx(1.959964 * (1 / 3) ** 0.5 / 2)
+    assert worth.cost_lower == pytest.approx(0.25 - 1.959964 * 0.1290994 / 2)
+    assert Worth.of_outcomes("a", [1], [0.1]).reward_lower == 1.0
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: pareto([]), "there is no arm with a cost"),
+        (lambda: replace(DEAR, reward=float("nan")), "reward of arm 'dear' is nan"),
+        (lambda: replace(DEAR, cost_usd=0.5), "cost_usd of arm 'dear' is 0.5 in"),
+        (lambda: replace(DEAR, declared_usd=-1.0), "declared_usd of arm 'dear' is -1"),
+        (lambda: replace(DEAR, allocation=1.5), "allocation of arm 'dear' is 1.5"),
+        (lambda: Worth.of_outcomes("a", [], []), "outcomes of arm 'a': there must be a row of at least one"),
+    ],
+)
+def test_what_cannot_be_worth_anything_is_named(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
