@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -20,6 +22,7 @@ from running import Router, StoppableCluster, event, experiment, query, refusal_
 
 from router.access.roles import METHODS, OPEN_SERVICES, Role
 from router.clocks import Clocks
+from router.storage.saved import FILE, SavedFile
 from router.v1 import experiments_pb2, interleave_pb2, judge_pb2, posteriors_pb2, routing_pb2, shadow_pb2
 
 StartRouter = Callable[..., Awaitable[Router]]
@@ -342,6 +345,38 @@ async def test_keys_that_are_known_stay_good_while_postgres_is_away(
     await later.until_known()
     await later.channel.close()
     await one.channel.close()
+
+
+async def test_a_start_while_postgres_is_away_lets_in_the_keys_of_the_saved_copy(
+    stoppable: StoppableCluster, stoppable_url: str, start_router: StartRouter, tmp_path: Path
+) -> None:
+    before = await start_router(stoppable_url, keys=True)
+    one = caller(before, create_key(stoppable_url, *EVERY_ROLE))
+    gone = caller(before, create_key(stoppable_url, "route"))
+    await one.until_known()
+    await gone.until_known()
+    await one.run()
+    revoke_key(stoppable_url, gone.key_id)
+
+    def is_saved() -> bool:
+        for path in (tmp_path / "spool").glob(f"*/{FILE}"):
+            with contextlib.closing(SavedFile(path)) as file:
+                revoked = {key.key_id: key.revoked for key in file.api_keys()}
+                return revoked == {one.key_id: False, gone.key_id: True} and bool(file.experiments())
+        return False
+
+    await until(is_saved, "the keys are saved")
+    await before.close()
+    stoppable.stop()
+    after = await start_router(stoppable_url, keys=True)
+    again, refused_again = caller(after, f"Bearer {one.text}"), caller(after, f"Bearer {gone.text}")
+    reply = await again.route()
+    assert reply.decision_id
+    assert reply.HasField("stale_for")
+    assert (await refused(refused_again.route())).reason == "API_KEY_REVOKED"
+    assert (await refused(after.route())).reason == "API_KEY_MISSING"
+    for channel in (one, gone, again, refused_again):
+        await channel.channel.close()
 
 
 async def test_when_a_key_was_used_is_kept_to_a_few_minutes(database_url: str, start_router: StartRouter) -> None:
