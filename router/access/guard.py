@@ -64,7 +64,7 @@ class Guard:
 
         Raises UnauthenticatedError, and ResourceExhaustedError if the key is over its rate already.
         """
-        value = next((value for name, value in metadata if name == "authorization"), None)
+        value = _authorization(metadata)
         if value is None:
             raise UnauthenticatedError(
                 "a key is required: send the metadata `authorization: Bearer brk_…`; `bandit-router keys create` makes one",
@@ -127,8 +127,12 @@ class MethodGuard:
             experiment_id = experiment_of(request, rule.experiment)
             if not caller.reaches(experiment_id):
                 raise out_of_scope(caller, experiment_id)
-        if caller.bucket is not None and (wait_s := caller.bucket.take(_items(request))):
+        if caller.bucket is not None and (wait_s := caller.bucket.take(self._count(request))):
             raise _limited(caller, wait_s)
+
+    def _count(self, request: Any) -> int:
+        """Return what a call counts as: a batch as its items."""
+        return max(1, len(getattr(request, "requests", ()))) if self._rule.batch else 1
 
     def check_still(self) -> None:
         """Raise UnauthenticatedError if the caller's key was revoked or has expired since."""
@@ -188,13 +192,15 @@ class Guarded(grpc.GenericRpcHandler):
         return grpc.stream_stream_rpc_method_handler(refuse)
 
 
+def _authorization(metadata: Iterable[tuple[str, str | bytes]]) -> str | bytes | None:
+    for name, value in metadata:
+        if name == "authorization":
+            return value
+    return None
+
+
 def _is_open(handlers: Any) -> bool:
     return getattr(handlers, "service_name", lambda: "")() in OPEN_SERVICES
-
-
-def _items(request: object) -> int:
-    """What a call counts as: batches as their items."""
-    return max(1, len(getattr(request, "requests", ())))
 
 
 def _lacks(caller: Caller, role: Role, method: str, experiment_id: str) -> PermissionDeniedError:

@@ -32,6 +32,8 @@ class Rule:
     experiment: str
     #: Whether the audit log has every call.
     audited: bool = False
+    #: Whether it is a batch, which counts as its `requests`.
+    batch: bool = False
 
 
 def _rules(service: str, **methods: Rule) -> dict[str, Rule]:
@@ -48,9 +50,9 @@ METHODS: Mapping[str, Rule] = {
     **_rules(
         "router.v1.RouterService",
         Route=_ROUTE,
-        BatchRoute=Rule(Role.ROUTE, IN_HANDLER),
+        BatchRoute=Rule(Role.ROUTE, IN_HANDLER, batch=True),
         Reward=Rule(Role.REWARD, IN_HANDLER),
-        BatchReward=Rule(Role.REWARD, IN_HANDLER),
+        BatchReward=Rule(Role.REWARD, IN_HANDLER, batch=True),
     ),
     **_rules(
         "router.v1.ExperimentService",

@@ -41,6 +41,8 @@ def test_every_experiment_is_where_the_table_says(name: str, method: MethodDescr
     named = [field.name for field in method.input_type.fields if field.name == "experiment_id"]
     if named:
         assert path == "experiment_id"
+    batched = [field.name for field in method.input_type.fields if field.name == "requests"]
+    assert METHODS[name].batch is bool(batched)
     if path == IN_HANDLER:
         return
     *parents, last = path.split(".")
