@@ -94,7 +94,8 @@ def by_hour(buckets: Iterable[Bucket]) -> list[Bucket]:
             raise ValueError(f"bucket {start_us} does not begin on the hour: it must be a multiple of {BUCKET_US}")
         if min(evidence.success_micros, evidence.failure_micros, evidence.n) < 0:
             raise ValueError(f"bucket {start_us} holds {evidence}: none of its numbers may be negative")
-        hours[start_us] = hours.get(start_us, Evidence()) + evidence
+        known = hours.get(start_us)
+        hours[start_us] = evidence if known is None else known + evidence
     return sorted(hours.items())
 
 

@@ -1,7 +1,7 @@
 """What is believed of every arm of an experiment: one computation for replies, snapshots and replays."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from router.discounting import Discount, Hours, posterior_of
 from router.experiment import Arm, Definition
 from router.policy import allocation_of
 from router.pricing import Price
-from router.segments import BySegment, Segment, over_all, weights_of
+from router.segments import BySegment, Segment, Weights, over_all, weights_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +49,35 @@ def standing_of(
 
     Takes what P(best) takes, twice. `hours` is the evidence by the hour, where it is discounted.
     """
+    return standings_of(definition, policy_version, by_segment, hours, (segment,))[0]
+
+
+def standings_of(
+    definition: Definition, policy_version: int, by_segment: BySegment, hours: Hours | None, segments: Sequence[str]
+) -> list[Standing]:
+    """As `standing_of` of each of these segments, "" standing for all traffic. What evidence weighs is computed once."""
+    rules = definition.rules
+    of = [rules.segments.segment(name) if name and rules.segments is not None else None for name in segments]
+    weights = weights_of(by_segment, rules.discount, hours) if any(of) else {}
+    return [_standing(definition, policy_version, by_segment, hours, segment, weights) for segment in of]
+
+
+def _standing(
+    definition: Definition,
+    policy_version: int,
+    by_segment: BySegment,
+    hours: Hours | None,
+    of: Segment | None,
+    weights: Weights,
+) -> Standing:
     arms = tuple(arm for arm in definition.arms if not (arm.active and arm.is_shadow))
     rules = definition.rules
-    of = rules.segments.segment(segment) if segment and rules.segments is not None else None
     counted = evidence_of(arms, by_segment, of)
     priors = tuple(rules.prior_of(arm) for arm in arms)
-    alpha, beta = posteriors_of(arms, by_segment, priors, rules.discount, hours, of)
+    if of is None:
+        alpha, beta = posteriors_of(arms, counted, priors, rules.discount, hours)
+    else:
+        alpha, beta = posteriors_in(of, arms, priors, weights)
     competing = np.array([arm.active for arm in arms], dtype=bool)
     comparison = compared(alpha, beta, competing)
     allocation, price = np.zeros(len(arms)), None
@@ -88,22 +111,27 @@ def evidence_of(arms: Sequence[Arm], by_segment: BySegment, segment: Segment | N
 
 def posteriors_of(
     arms: Sequence[Arm],
-    by_segment: BySegment,
+    evidence: Sequence[Evidence],
     priors: Sequence[tuple[float, float]],
     discount: Discount | None = None,
     hours: Hours | None = None,
-    segment: Segment | None = None,
 ) -> tuple[Vector, Vector]:
-    """Return (alpha, beta), (N,) each: prior plus evidence, or what it weighs, of all traffic or of a segment."""
-    if segment is not None:
-        weights = weights_of(by_segment, discount, hours)
-        found = [segment.posterior(arm.number, prior, weights) for arm, prior in zip(arms, priors, strict=True)]
-    else:
-        found = [
-            posterior_of(arm.number, counted, prior, discount, hours)
-            for arm, counted, prior in zip(arms, evidence_of(arms, by_segment), priors, strict=True)
-        ]
-    parameters = np.array(found)
+    """Return (alpha, beta), (N,) each: prior plus evidence, or what it weighs."""
+    return _vectors(
+        posterior_of(arm.number, counted, prior, discount, hours)
+        for arm, counted, prior in zip(arms, evidence, priors, strict=True)
+    )
+
+
+def posteriors_in(
+    segment: Segment, arms: Sequence[Arm], priors: Sequence[tuple[float, float]], weights: Weights
+) -> tuple[Vector, Vector]:
+    """Return (alpha, beta), (N,) each, in a segment: prior plus what it borrows plus what its own evidence weighs."""
+    return _vectors(segment.posterior(arm.number, prior, weights) for arm, prior in zip(arms, priors, strict=True))
+
+
+def _vectors(posteriors: Iterable[tuple[float, float]]) -> tuple[Vector, Vector]:
+    parameters = np.array(list(posteriors))
     return parameters[:, 0].copy(), parameters[:, 1].copy()
 
 

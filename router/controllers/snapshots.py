@@ -9,7 +9,7 @@ together with that of all traffic.
 import asyncio
 from collections.abc import Callable, Sequence
 
-from router.standing import standing_of
+from router.standing import standings_of
 from router.storage import snapshots
 from router.storage.database import Database
 from router.storage.election import Session
@@ -98,13 +98,14 @@ def _outcomes(found: Readings) -> int:
 def _taken(found: Readings, now_us: int) -> list[Snapshot]:
     """Return the snapshot of all traffic, and those of segments that have posteriors of their own."""
     reading, rule = found.reading, found.definition.rules.segments
+    segments = ("", *(rule.names if rule is not None else ()))
     return [
         Snapshot(
             reading.incarnation,
             time_of(now_us),
             found.matured_to,
             found.kept_from,
-            standing_of(found.definition, reading.policy_version, reading.by_segment, reading.hours, segment),
+            standing,
         )
-        for segment in ("", *(rule.names if rule is not None else ()))
+        for standing in standings_of(found.definition, reading.policy_version, reading.by_segment, reading.hours, segments)
     ]

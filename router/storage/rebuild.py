@@ -23,8 +23,8 @@ from psycopg.rows import dict_row
 from bandit.discount import Bucket
 from bandit.reward import Candidate, Evidence, fold
 from router.discounting import Hours
-from router.segments import BySegment
-from router.standing import Standing, compared, evidence_of, posteriors_of
+from router.segments import BySegment, Weights, weights_of
+from router.standing import Standing, compared, evidence_of, posteriors_in, posteriors_of
 from router.storage.errors import translated
 from router.storage.experiments import BY_INCARNATION, definition_of
 from router.storage.snapshots import OF_SEGMENTS, UNTIL, Snapshot, snapshot_of
@@ -142,7 +142,10 @@ def rebuild(
     for segment, arm, *counted in base:
         by_segment[segment][arm] += Evidence(*counted)
     standings = [snapshot.standing, *(snapshot_of(row, arms).standing for row in kept)]
-    rebuilt = (arm for standing in standings for arm in _compared(standing, by_segment, by_hour))
+    # Of one version, all were discounted alike.
+    hours = _hours(snapshot.standing, by_hour)
+    weights = weights_of(by_segment, snapshot.standing.discount, hours)
+    rebuilt = (arm for standing in standings for arm in _compared(standing, by_segment, hours, weights))
     return Rebuilt(*named, events, tuple(rebuilt))
 
 
@@ -175,10 +178,12 @@ def _folded(
     return events, evidence
 
 
-def _compared(standing: Standing, by_segment: BySegment, by_hour: Mapping[_Hour, Evidence]) -> tuple[ArmRebuilt, ...]:
+def _compared(standing: Standing, by_segment: BySegment, hours: Hours | None, weights: Weights) -> tuple[ArmRebuilt, ...]:
     counted = evidence_of(standing.arms, by_segment, standing.segment)
-    hours = _hours(standing, by_hour)
-    alpha, beta = posteriors_of(standing.arms, by_segment, standing.priors, standing.discount, hours, standing.segment)
+    if standing.segment is None:
+        alpha, beta = posteriors_of(standing.arms, counted, standing.priors, standing.discount, hours)
+    else:
+        alpha, beta = posteriors_in(standing.segment, standing.arms, standing.priors, weights)
     competing = np.array([arm.active for arm in standing.arms], dtype=bool)
     comparison = compared(alpha, beta, competing)
     kept = zip(

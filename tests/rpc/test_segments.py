@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from running import Router, assert_replay_agrees, event, experiment, query, refu
 
 from bandit.assignment import rendezvous
 from bandit.posterior import probability_best
+from bandit.reward import Evidence
 from router import analysis
 from router.cli.replay import replay
 from router.cli.status import status
@@ -29,6 +30,7 @@ from router.policy import compile_policy
 from router.storage.connecting import DatabaseUrl, connect
 from router.storage.database import Database
 from router.storage.election import Session, elected
+from router.storage.imports import Import, add
 from router.storage.policies import read_evidence
 from router.storage.rebuild import rebuild
 from router.storage.retention import drop_expired
@@ -37,7 +39,6 @@ from router.storage.saver import Saver
 from router.storage.token_keys import deployment_id
 from router.v1 import experiments_pb2, posteriors_pb2, routing_pb2
 
-#: Seconds to a full hour are none, so that a discount sees the hour of the decisions.
 HOUR_US = 3_600_000_000
 
 
@@ -398,16 +399,29 @@ async def test_imported_evidence_and_dropped_days_stay_in_their_segment(
     await learn(router, "de", "a", 8, 2)
     await learn(router, "", "a", 5, 5)
     before = await parameters(router, "de")
-    later = datetime.fromtimestamp(hand.now_us / 1e6, UTC).date().toordinal() + 3
+    later = datetime.fromtimestamp(hand.now_us / 1e6, UTC).date() + timedelta(days=3)
     async with await database.connect(autocommit=True) as connection:
-        assert await drop_expired(connection, datetime.fromordinal(later).date(), 1)
+        assert await drop_expired(connection, later, 1)
     assert await parameters(router, "de") == before
-    await Historian(database, hand, share=1.0).work(session)
-    incarnation, taken_at = (await query(router.url, "SELECT incarnation, taken_at FROM snapshots LIMIT 1"))[0]
+    historian = Historian(database, hand, share=1.0)
+    await historian.work(session)
+    incarnation = await scalar(router.url, "SELECT incarnation FROM experiments")
+    past = datetime(2026, 1, 1, tzinfo=UTC)
+    given = {(0, "de"): Evidence(2_000_000, 1_000_000, 3), (0, "fr"): Evidence(5_000_000, 0, 5)}
     with connect(DatabaseUrl.parse(router.url)) as connection:
-        found = await asyncio.to_thread(rebuild, connection, incarnation, taken_at)
-    assert found is not None
-    assert found.agrees, found
+        imported = Import("one", bytes(32), past, past, given, "me", "history")
+        assert (await asyncio.to_thread(add, connection, incarnation, imported)).new
+    # Of others' 15 outcomes a fifth: 10 successes and 5 failures.
+    assert (await parameters(router, "de"))["a"] == pytest.approx((1 + 2 + 10, 1 + 1 + 3, 13))
+    hand.now_us += 1_000_000
+    await historian.work(session)
+    times = await query(router.url, "SELECT DISTINCT taken_at FROM snapshots")
+    assert len(times) == 2
+    with connect(DatabaseUrl.parse(router.url)) as connection:
+        for (taken_at,) in times:
+            found = await asyncio.to_thread(rebuild, connection, incarnation, taken_at)
+            assert found is not None
+            assert found.agrees, found
 
 
 async def test_a_snapshot_of_a_segment_that_was_tampered_with_is_found(
