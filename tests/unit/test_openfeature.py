@@ -400,6 +400,28 @@ class TestTracking:
         assert provider.stats() == TrackingStats(dropped=6)
         assert router.rewards == ()
 
+    def test_shutdown_does_not_wait_for_a_call_that_hangs(self, router: FakeRouter) -> None:
+        provider = BanditRouterProvider(router, flush=timedelta(seconds=0.1))
+        provider.resolve_string_details("support", "default", ANN)
+        real, asked, go_on = provider._outbox._send, threading.Event(), threading.Event()
+
+        def send(events):
+            asked.set()
+            assert go_on.wait(10)
+            return real(events)
+
+        provider._outbox._send = send
+        provider.track("thumbs_up", ANN)
+        assert asked.wait(10)
+        provider.shutdown()
+        assert provider.stats() == TrackingStats(dropped=1)
+        # What it comes back with is of the past: new events are others.
+        provider._outbox.open()
+        provider.track("thumbs_down", ANN)
+        go_on.set()
+        until(lambda: provider.stats() == TrackingStats(dropped=1, sent=1), "the new event is sent")
+        assert [reward.signal for reward in router.rewards] == [Signal.THUMBS_UP, Signal.THUMBS_DOWN]
+
     def test_what_the_router_refuses_is_not_sent_again(
         self, flags: OpenFeatureClient, provider: BanditRouterProvider, caplog: pytest.LogCaptureFixture
     ) -> None:
