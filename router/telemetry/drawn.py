@@ -88,3 +88,5 @@ class Drawn:
             if drawn:
                 for label, probability in zip(labels, vector.probabilities, strict=True):
                     self._expected.add(label, drawn * probability)
+                    # Both series of an arm begin together: what a series begins with is no increase to Prometheus.
+                    self._decisions.add((*label, _REASONS[_SAMPLED]), 0)
