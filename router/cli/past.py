@@ -67,11 +67,11 @@ def log_of(database_url: str | None, data_dir: Path, experiment_id: str) -> Iter
 
 
 def snapshots_of(
-    channel: grpc.Channel, experiment_id: str, start: datetime | None, end: datetime | None
+    channel: grpc.Channel, experiment_id: str, start: datetime | None, end: datetime | None, segment: str = ""
 ) -> list[pb.Snapshot]:
-    """Return the snapshots of [start, end), oldest first."""
+    """Return the snapshots of [start, end), oldest first: of a segment, or of all traffic."""
     stub = posteriors_pb2_grpc.PosteriorServiceStub(channel)
-    asked = pb.ListSnapshotsRequest(experiment_id=experiment_id, page_size=_PAGE)
+    asked = pb.ListSnapshotsRequest(experiment_id=experiment_id, page_size=_PAGE, segment=segment)
     _set_range(asked, start, end)
     found: list[pb.Snapshot] = []
     while True:
@@ -82,9 +82,11 @@ def snapshots_of(
             return found
 
 
-def posterior_of(channel: grpc.Channel, experiment_id: str, as_of: datetime | None) -> pb.GetPosteriorResponse:
-    """Return the posterior of now, or the last snapshot until a time."""
-    asked = pb.GetPosteriorRequest(experiment_id=experiment_id)
+def posterior_of(
+    channel: grpc.Channel, experiment_id: str, as_of: datetime | None, segment: str = ""
+) -> pb.GetPosteriorResponse:
+    """Return the posterior of now, or the last snapshot until a time: of a segment, or of all traffic."""
+    asked = pb.GetPosteriorRequest(experiment_id=experiment_id, segment=segment)
     if as_of is not None and as_of < datetime.now(UTC):
         asked.as_of.FromDatetime(as_of)
     found: pb.GetPosteriorResponse = posteriors_pb2_grpc.PosteriorServiceStub(channel).GetPosterior(asked, timeout=TIMEOUT_S)

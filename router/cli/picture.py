@@ -54,37 +54,55 @@ def _options(command: F) -> F:
     return json_option(command)
 
 
+_segment_option = click.option(
+    "--segment", default="", help="Of this segment, one that has a posterior of its own.  [default: of all traffic]"
+)
+
+
 @picture.command()
 @_options
+@_segment_option
 @server_option
 def posteriors(
-    experiment: str, start: datetime | None, end: datetime | None, output: Path, server: str, as_json: bool
+    experiment: str, start: datetime | None, end: datetime | None, output: Path, segment: str, server: str, as_json: bool
 ) -> None:
     """Density, interval and observed mean of each arm.
 
-    As it was at --end, or is now. The observed means are of the decisions from --start on, of those that are kept.
+    As it was at --end, or is now. The observed means are of the decisions from --start on, of those that are kept; of a
+    segment there are none.
     """
     _check(start, end, output)
     with connected(server) as channel:
-        reply = posterior_of(channel, experiment, end)
-        metrics = metrics_of(channel, experiment, start, end)
+        reply = posterior_of(channel, experiment, end, segment)
+        metrics = metrics_of(channel, experiment, start, end) if not segment else []
     from router.pictures import beliefs_of
     from router.pictures import posteriors as draw
 
     observed = {(m.arm_id, m.version): m.mean_reward for m in metrics if not m.holdout and m.HasField("mean_reward")}
-    _write(draw(beliefs_of(reply.arms, observed), experiment=experiment), output, as_json)
+    _write(draw(beliefs_of(reply.arms, observed), experiment=_named(experiment, segment)), output, as_json)
+
+
+def _named(experiment: str, segment: str) -> str:
+    return f"{experiment}, segment {segment}" if segment else experiment
 
 
 def _history_command(name: str, about: str) -> None:
     @picture.command(name, help=about, short_help=about)
     @_options
+    @_segment_option
     @server_option
     def command(
-        experiment: str, start: datetime | None, end: datetime | None, output: Path, server: str, as_json: bool
+        experiment: str,
+        start: datetime | None,
+        end: datetime | None,
+        output: Path,
+        segment: str,
+        server: str,
+        as_json: bool,
     ) -> None:
         _check(start, end, output)
         with connected(server) as channel:
-            snapshots = snapshots_of(channel, experiment, start, end)
+            snapshots = snapshots_of(channel, experiment, start, end, segment)
             if not snapshots:
                 # An experiment that is not there is another error.
                 read(ExperimentStub(channel), experiment)
@@ -96,7 +114,8 @@ def _history_command(name: str, about: str) -> None:
             fail(f"{experiment}: there is no snapshot {hint}")
         import router.pictures as pictures
 
-        _write(getattr(pictures, name)(pictures.history_of(snapshots), experiment=experiment), output, as_json)
+        figure = getattr(pictures, name)(pictures.history_of(snapshots), experiment=_named(experiment, segment))
+        _write(figure, output, as_json)
 
 
 _history_command("shares", "The share of the traffic that each arm was given, over time.")

@@ -21,6 +21,7 @@ from bandit.assignment import rendezvous
 from bandit.posterior import probability_best
 from bandit.reward import Evidence
 from router import analysis
+from router.cli.picture import picture
 from router.cli.replay import replay
 from router.cli.status import status
 from router.clocks import Clocks
@@ -511,6 +512,21 @@ async def test_status_shows_every_segment(router: Router) -> None:
     assert shown["segments"][0]["arms"][0]["alpha"] == 4.0
     done = await asyncio.to_thread(runner.invoke, status, ["support", "--server", server])
     assert "support, segment fr" in done.output
+
+
+async def test_segments_are_drawn(router: Router, hand: Hand, database: Database, session: Session, tmp_path: Path) -> None:
+    await router.run(divided())
+    await learn(router, "de", "a", 9)
+    await Historian(database, hand, share=1.0).work(session)
+    drawn = tmp_path / "de.svg"
+    where = ["--experiment", "support", "--server", f"127.0.0.1:{router.server.port}", "-o", str(drawn)]
+    for name in ("posteriors", "best"):
+        done = await asyncio.to_thread(CliRunner().invoke, picture, [name, "--segment", "de", *where])
+        assert done.exit_code == 0, done.output
+        assert "support, segment de" in drawn.read_text()
+    done = await asyncio.to_thread(CliRunner().invoke, picture, ["best", "--segment", "br", *where])
+    assert done.exit_code == 1
+    assert "'br' is not among the segments" in str(done.output) + str(done.exception)
 
 
 async def test_a_segment_is_watched(router: Router) -> None:
