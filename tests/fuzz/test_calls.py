@@ -6,29 +6,16 @@ lives, answers others, logs no fault, and tells nothing of its inside.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import fuzzing
 import pytest
-from fuzz_target import FuzzTarget, fuzz_target
+from fuzz_target import FuzzTarget
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from hypothesis import given
 from hypothesis import strategies as st
-from postgres import TestCluster
 
 METHODS = fuzzing.methods()
-
-
-@pytest.fixture(scope="module")
-def target(cluster: TestCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FuzzTarget]:
-    """A router on a database of its own."""
-    with (
-        cluster.database_from_template("template_migrated") as url,
-        fuzz_target(tmp_path_factory.mktemp("fuzz"), url) as found,
-    ):
-        yield found
 
 
 def test_every_service_is_walked(target: FuzzTarget) -> None:

@@ -43,8 +43,9 @@ _numbers = itertools.count(1)
 class FuzzTarget:
     """A running `serve` of one worker, and a channel to it."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, url: str) -> None:
         self.service = service
+        self.url = url
         self.port = service.port
         options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.enable_retries", 0)]
         self.channel = grpc.insecure_channel(service.target, options=options)
@@ -224,7 +225,7 @@ def _single(method: MethodDescriptor) -> MethodDescriptor:
 def fuzz_target(directory: Path, url: str) -> Iterator[FuzzTarget]:
     """Start the router; at the end it must drain and exit with 0."""
     with serving(directory, "--database-url", url) as service:
-        target = FuzzTarget(service)
+        target = FuzzTarget(service, url)
         yield target
         target.channel.close()
         assert service.stop() == 0, service.log[-3000:]
