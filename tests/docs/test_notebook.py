@@ -83,7 +83,7 @@ def test_it_runs_against_a_live_router(tmp_path: Path, monkeypatch: pytest.Monke
                 client.execute_cell(cell, index)
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
-    assert len(pictures) == 4
+    assert len(pictures) == 5
     printed = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
     assert f"{N} decisions, {N} drawn, {N - N // 30} with an outcome, among haiku, sonnet" in printed
     assert re.search(r"^(Run|Begin with) (an? )?\w", printed, re.MULTILINE), "the plan's advice"
