@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 from bandit.reward import Rank, Signal, clamp_occurred_at, to_micros
 from router.errors import InvalidArgumentError, NotFoundError
-from router.experiment import Definition
+from router.experiment import Definition, RewardRule
 from router.messages import is_duration
 from router.registry import Registry
 from router.storage.events import EventRow, EventStatus
+from router.storage.shares import ONCE, number_of
 from router.tokens import DecisionToken, TokenCodec
 from router.v1 import routing_pb2
 
@@ -113,7 +114,15 @@ def event_row(
         blake2b(_content(request), digest_size=8).digest(),
         # Of what is never learned from, the number is kept here: it tells how those decisions fared.
         _details(request, to_micros(request.reward) if kind == "reward" and not token.learned else None),
+        *unit_share(rule, token.unit_hash),
     )
+
+
+def unit_share(rule: RewardRule, unit_hash: bytes) -> tuple[int, int]:
+    """Return the unit, as a number, and its share as `EventRow` has them; decisions without a unit have no limit."""
+    share = ONCE if rule.unit_once else rule.unit_share or 0
+    unit = number_of(unit_hash)
+    return (unit, share) if unit and share else (0, 0)
 
 
 def _check_times(request: routing_pb2.RewardRequest) -> None:

@@ -60,9 +60,13 @@ class Fate(Enum):
     SPOOLED = 3
     #: Its decision's day is no longer kept.
     DROPPED = 4
+    #: Durable, and not counted: the unit's share is taken.
+    LIMITED = 5
 
 
 Outcome: TypeAlias = Fate | ServiceError
+#: What makes the same event a repetition when it comes again in the batch.
+_DURABLE = (Fate.STORED, Fate.KNOWN, Fate.LIMITED)
 
 
 class EventStore(Protocol):
@@ -250,7 +254,7 @@ class Ingest:
         for submission, position, row in repeated:
             original = first[row.key]
             outcome = original[0].outcomes[original[1]]
-            if outcome is Fate.STORED or outcome is Fate.KNOWN:
+            if outcome in _DURABLE:
                 self.contradictions += row.content != original[2].content
                 outcome = Fate.KNOWN
             if outcome is not None:
@@ -349,6 +353,8 @@ def _stopping() -> UnavailableError:
 def _fate(number: int, result: BatchResult) -> Fate:
     if number in result.known:
         return Fate.KNOWN
+    if number in result.limited:
+        return Fate.LIMITED
     return Fate.DROPPED if number in result.dropped else Fate.STORED
 
 

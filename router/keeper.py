@@ -99,7 +99,9 @@ class Keeper:
         # Not before: what waits belongs to this deployment and no other.
         drainer.start()
         saver = Saver(database, deployment.deployment_id, deployment.directory, clock_us=self._clocks.now_us)
-        deriver = Deriver(database, clock_us=self._clocks.now_us, announce=announcer.announce)
+        deriver = Deriver(
+            database, clock_us=self._clocks.now_us, announce=announcer.announce, hash_id=deployment.codec.hash_id
+        )
         ramps = RampController(database, self._clocks.now_us, announcer.announce, every_s=ramp.EVERY_S)
         historian = Historian(database, self._clocks.now_us)
         hand = HourHand(self._clocks.now_us, announcer.announce)

@@ -88,10 +88,14 @@ class Deriver:
         *,
         clock_us: Callable[[], int],
         announce: Callable[[Iterable[int]], None],
+        hash_id: Callable[[str], bytes],
         settle_us: int = 1_000_000,
     ) -> None:
-        """`announce` is told whose evidence moved. Decisions are new for `settle_us`, while the log settles."""
-        self._log = DerivationLog(database)
+        """`announce` is told whose evidence moved; `hash_id` is that of decision ids.
+
+        Decisions are new for `settle_us`, while the log settles.
+        """
+        self._log = DerivationLog(database, hash_id)
         self._writer = EventWriter(database)
         self._clock_us = clock_us
         self._announce = announce

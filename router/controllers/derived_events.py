@@ -5,7 +5,7 @@ from hashlib import blake2b
 
 from bandit.derive import Derived, SessionDecision
 from bandit.reward import Rank
-from router.feedback import DERIVED
+from router.feedback import DERIVED, unit_share
 from router.storage.derived import UNLEARNED, DecisionInSession, RuleVersion, SilentDecision
 from router.storage.events import EventRow, EventStatus
 from router.storage.times import microseconds
@@ -53,6 +53,7 @@ def _row(
     reward_micros: int | None,
     now_us: int,
 ) -> EventRow:
+    unit, share = unit_share(rule.rule, row.unit_hash)
     return EventRow(
         decision_key=row.decision_key,
         event_id=DERIVED + name,
@@ -72,4 +73,6 @@ def _row(
         # The same however often it is derived, so that no repetition is taken for a contradiction.
         content=blake2b(name.encode(), digest_size=8).digest(),
         details=_DETAILS,
+        unit_hash=unit,
+        share=share,
     )

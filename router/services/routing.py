@@ -218,6 +218,8 @@ def _status(event: Event | None, outcome: Outcome | None) -> pb.Status:
             return pb.STATUS_DUPLICATE
         case Fate.DROPPED:
             return pb.STATUS_LATE
+        case Fate.LIMITED:
+            return pb.STATUS_LIMITED
         case Fate.SPOOLED:
             return pb.STATUS_SPOOLED
     raise AssertionError(f"an event that was not understood ended as {outcome}")

@@ -6,7 +6,7 @@ minutes old has no statistics.
 """
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -96,6 +96,8 @@ class SilentDecision(NamedTuple):
     segment: str
     decided_at_us: int
     policy_version: int
+    #: As in its decision id.
+    unit_hash: bytes
 
 
 class DecisionInSession(NamedTuple):
@@ -112,9 +114,12 @@ class DecisionInSession(NamedTuple):
     turn_id: str
     request_id: str
     prompt_similarity: float | None
+    #: As in its decision id.
+    unit_hash: bytes
     #: When events that were sent happened.
     heard_at_us: tuple[int, ...]
-    #: Whether one of them counts; of a decision that never counts, whether one is a signal or a reward.
+    #: Whether one of them counts, or would within its unit's share; of a decision that never counts, whether one is a
+    #: signal or a reward.
     answered: bool
 
 
@@ -161,7 +166,7 @@ SELECT {_US}, d.session_id FROM decisions d
 WHERE {_RANGE} AND {_RULE} AND {_IN_SESSION} AND {_OUTCOME.replace("{condition}", "AND o.rank >= 2")} {_PAGE}
 """
 _SILENT = f"""
-SELECT d.decision_key, d.arm, {_SEGMENT}, {_US}, d.policy_version FROM decisions d
+SELECT d.decision_key, d.arm, {_SEGMENT}, {_US}, d.policy_version, d.unit_id FROM decisions d
 WHERE {_RANGE} AND {_RULE} AND d.reason <> ALL(%(unlearned)s) AND {_OUTCOME.replace("{condition}", "")} {_PAGE}
 """
 _COUNTS = f"""
@@ -172,7 +177,7 @@ SELECT {_US} / %(bucket_us)s, count(*) FROM decisions d WHERE {_RANGE} AND d.pol
 # the time as through those of the session.
 _SESSIONS = f"""
 SELECT d.session_id, d.decision_key, d.arm, {_SEGMENT}, {_US}, d.policy_version, d.reason, d.turn_id,
-       d.request_id, d.prompt_similarity, h.heard, coalesce(h.answered, false)
+       d.request_id, d.prompt_similarity, d.unit_id, h.heard, coalesce(h.answered, false)
 FROM unnest(%(sessions)s::text[], %(firsts)s::timestamptz[]) s (session_id, first)
 CROSS JOIN LATERAL (
     SELECT * FROM decisions d
@@ -183,8 +188,9 @@ CROSS JOIN LATERAL (
 ) d
 CROSS JOIN LATERAL (
     SELECT array_agg((extract(epoch FROM e.occurred_at) * 1000000)::int8) AS heard,
-           bool_or(e.reward_micros IS NOT NULL OR e.kind <> 'call' AND d.reason = ANY(%(unlearned)s)) AS answered
-    FROM (SELECT occurred_at, reward_micros, kind FROM events e
+           bool_or(e.reward_micros IS NOT NULL OR e.status = 'limited'
+                   OR e.kind <> 'call' AND d.reason = ANY(%(unlearned)s)) AS answered
+    FROM (SELECT occurred_at, reward_micros, kind, status FROM events e
           WHERE e.decision_day = d.decision_day AND e.decision_key = d.decision_key AND e.rank >= 2
             AND e.decision_day BETWEEN %(first_day)s AND %(last_day)s
           LIMIT {_HEARD_EVENTS}) e
@@ -199,8 +205,10 @@ class DerivationLog:
     the last one, in the order of their times: the next page begins right after it.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, hash_id: Callable[[str], bytes]) -> None:
+        """`hash_id` gives what a decision id has of a unit: `TokenCodec.hash_id`."""
         self._database = database
+        self._hash_id = hash_id
         self._connection: psycopg.AsyncConnection[Any] | None = None
 
     async def close(self) -> None:
@@ -250,7 +258,7 @@ class DerivationLog:
         """Return a page of the decisions by a rule that have no outcome and could have one."""
         parameters = {**_range(incarnation, first_us, end_us), **_by(rule), "limit": limit, "unlearned": list(UNLEARNED)}
         rows = await self._rows(_SILENT.replace("{direction}", ""), parameters)
-        return [SilentDecision(key.bytes, *rest) for key, *rest in rows]
+        return [SilentDecision._make((key.bytes, *rest, self._hash_id(unit_id))) for key, *rest, unit_id in rows]
 
     async def counts(self, experiment: DerivingExperiment, first_us: int, end_us: int, bucket_us: int) -> dict[int, int]:
         """Return how many decisions of a range there are by bucket: its number is the time divided by `bucket_us`."""
@@ -268,8 +276,9 @@ class DerivationLog:
             "unlearned": list(UNLEARNED),
         }
         found: dict[str, list[DecisionInSession]] = {}
-        for session_id, key, *middle, heard, answered in await self._rows(_SESSIONS, parameters):
-            row = DecisionInSession._make((session_id, key.bytes, *middle, tuple(heard or ()), answered))
+        for session_id, key, *middle, unit_id, heard, answered in await self._rows(_SESSIONS, parameters):
+            unit_hash = self._hash_id(unit_id)
+            row = DecisionInSession._make((session_id, key.bytes, *middle, unit_hash, tuple(heard or ()), answered))
             found.setdefault(session_id, []).append(row)
         return found
 

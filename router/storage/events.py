@@ -13,6 +13,9 @@ Where outcomes mature, `policy_versions.matured_to` says up to which time of the
 one is stored with that time and listed in `pending_outcomes`, once; the evidence stays as it is until
 `router.storage.maturing` moves `matured_to` past it. Both hold the lock, so an outcome is in the evidence exactly if its
 `decided_at` is null or not after `matured_to`. Several receipts may date one decision differently: the first one counts.
+
+Where units have a share, a first outcome takes one of it or is limited (`router.storage.shares`): when it is stored, also if
+it waits.
 """
 
 from collections.abc import Sequence
@@ -27,6 +30,7 @@ import psycopg
 
 from router.storage import columns
 from router.storage.errors import translated
+from router.storage.shares import TAKE_SHARES
 from router.storage.times import DAY_US, day_of
 from router.storage.trip import Statement, one_trip
 
@@ -68,6 +72,10 @@ class EventRow(NamedTuple):
     content: bytes
     #: Call report and metadata as a JSON text; None where there is neither.
     details: str | None
+    #: The unit's hash as a number; 0 where there is no unit.
+    unit_hash: int = 0
+    #: Outcomes of the unit that count, of the decisions of one day, or `shares.ONCE`; 0 is no limit.
+    share: int = 0
 
     @property
     def key(self) -> tuple[bytes, int, str]:
@@ -87,6 +95,8 @@ class BatchResult:
     moved: tuple[int, ...]
     #: Positions of the rows whose decision's day is no longer kept: they were not stored.
     dropped: frozenset[int] = frozenset()
+    #: Positions of the rows that were stored as limited.
+    limited: frozenset[int] = frozenset()
 
 
 def days_of(rows: Sequence[EventRow]) -> set[date]:
@@ -127,6 +137,7 @@ inserted AS (
 # neither planned for nor locked. As parameters, each batch would lock every partition there is.
 # One statement: its parts read the same snapshot, so `judged` holds outcomes as they were. Scalar subqueries, because an
 # EXISTS may become a hash of the whole table. What has matured is looked up for each row only if something matures at all.
+# A decision is called by the ordinal of its first event.
 APPLY = """
 WITH incoming AS MATERIALIZED (
     SELECT t.*, coalesce((SELECT CASE WHEN e.content = t.content THEN 1 ELSE 2 END FROM events e
@@ -136,30 +147,22 @@ WITH incoming AS MATERIALIZED (
            (SELECT v.policy_version FROM policy_versions v WHERE v.incarnation = t.incarnation LIMIT 1) AS applied_version
     FROM unnest($1::int4[], $2::date[], $3::uuid[], $4::text[], $5::int8[], $6::int2[], $7::text[], $8::timestamptz[],
                 $9::text[], $10::text[], $11::int2[], $12::timestamptz[], $13::timestamptz[], $14::timestamptz[],
-                $15::int4[], $16::text[], $17::int4[], $18::int8[], $19::bytea[], $20::jsonb[])
+                $15::int4[], $16::text[], $17::int4[], $18::int8[], $19::bytea[], $20::jsonb[],
+                $21::int4[], $22::int8[], $23::int4[])
          AS t (ordinal, decision_day, decision_key, event_id, incarnation, arm, segment, bucket, kind, signal, rank,
                decided_at, occurred_at, received_at, reward_micros, status, reward_rule_version, policy_version, content,
-               details)
-),
-stored AS (
-    INSERT INTO events (decision_day, decision_key, event_id, incarnation, arm, segment, bucket, kind, signal, rank,
-                        decided_at, occurred_at, received_at, reward_micros, status, reward_rule_version,
-                        policy_version, content, details, applied_version)
-    SELECT decision_day, decision_key, event_id, incarnation, arm, segment, bucket, kind, signal, rank, decided_at,
-           occurred_at, received_at, reward_micros, status, reward_rule_version, policy_version, content, details,
-           applied_version
-    FROM incoming WHERE known = 0
+               details, decision, unit_hash, share)
 ),
 candidates AS (
-    SELECT DISTINCT ON (decision_day, decision_key)
-           decision_day, decision_key, incarnation, arm, segment, bucket, rank, occurred_at, event_id, reward_micros,
-           decided_at
+    SELECT DISTINCT ON (decision)
+           decision, decision_day, decision_key, incarnation, arm, segment, bucket, rank, occurred_at, event_id,
+           reward_micros, decided_at, unit_hash, share
     FROM incoming
     WHERE known = 0 AND reward_micros IS NOT NULL
-    ORDER BY decision_day, decision_key, rank DESC, occurred_at DESC, event_id COLLATE "C" DESC
+    ORDER BY decision, rank DESC, occurred_at DESC, event_id COLLATE "C" DESC
 ),
 maturing AS MATERIALIZED (
-    SELECT true FROM policy_versions WHERE incarnation = ANY($21::int8[]) AND matured_to IS NOT NULL LIMIT 1
+    SELECT true FROM policy_versions WHERE incarnation = ANY($24::int8[]) AND matured_to IS NOT NULL LIMIT 1
 ),
 judged AS MATERIALIZED (
     SELECT c.*, o.arm AS old_arm, o.segment AS old_segment, o.bucket AS old_bucket, o.reward_micros AS old_micros,
@@ -172,16 +175,29 @@ judged AS MATERIALIZED (
                        WHERE decision_day = c.decision_day AND decision_key = c.decision_key
                          AND decision_day BETWEEN {first_day} AND {last_day} LIMIT 1) o ON true
 ),
+{take_shares},
+stored AS (
+    INSERT INTO events (decision_day, decision_key, event_id, incarnation, arm, segment, bucket, kind, signal, rank,
+                        decided_at, occurred_at, received_at, reward_micros, status, reward_rule_version,
+                        policy_version, content, details, applied_version)
+    SELECT decision_day, decision_key, event_id, incarnation, arm, segment, bucket, kind, signal, rank, decided_at,
+           occurred_at, received_at, CASE WHEN NOT is_limited THEN reward_micros END,
+           CASE WHEN is_limited THEN 'limited' ELSE status END, reward_rule_version, policy_version, content,
+           CASE WHEN is_limited THEN coalesce(details, '{}') || jsonb_build_object('reward_micros', reward_micros)
+                ELSE details END, applied_version
+    FROM (SELECT *, {is_limited} AS is_limited FROM incoming WHERE known = 0) i
+),
 firsts AS (
     INSERT INTO outcomes (decision_day, decision_key, incarnation, arm, segment, bucket, rank, occurred_at, event_id,
                           reward_micros, decided_at)
     SELECT decision_day, decision_key, incarnation, arm, segment, bucket, rank, occurred_at, event_id, reward_micros,
            CASE WHEN waits THEN decided_at END
-    FROM judged WHERE first
+    FROM judged WHERE first AND decision NOT IN (SELECT decision FROM limited)
 ),
 pending AS (
     INSERT INTO pending_outcomes (incarnation, decided_at, decision_day, decision_key)
-    SELECT incarnation, decided_at, decision_day, decision_key FROM judged WHERE first AND waits
+    SELECT incarnation, decided_at, decision_day, decision_key FROM judged
+    WHERE first AND waits AND decision NOT IN (SELECT decision FROM limited)
 ),
 replacements AS (
     UPDATE outcomes o
@@ -192,7 +208,8 @@ replacements AS (
       AND o.decision_day BETWEEN {first_day} AND {last_day}
 ),
 changes AS (
-    SELECT incarnation, arm, segment, bucket, reward_micros, 1 AS sign FROM judged WHERE (first OR replaces) AND NOT waits
+    SELECT incarnation, arm, segment, bucket, reward_micros, 1 AS sign FROM judged
+    WHERE (first OR replaces) AND NOT waits AND decision NOT IN (SELECT decision FROM limited)
     UNION ALL
     SELECT incarnation, old_arm, old_segment, old_bucket, old_micros, -1 FROM judged WHERE replaces AND NOT waits
 ),
@@ -209,8 +226,12 @@ bumped AS (
     RETURNING incarnation
 )
 SELECT (SELECT array_agg(ordinal) FROM incoming WHERE known > 0), (SELECT count(*) FROM incoming WHERE known = 2),
-       (SELECT array_agg(incarnation) FROM bumped)
+       (SELECT array_agg(incarnation) FROM bumped),
+       (SELECT array_agg(ordinal) FILTER (WHERE {is_limited}) FROM incoming WHERE known = 0)
 """
+
+# In a list of columns or a FILTER, where this is a lookup in a hash. As a condition of WHERE it would become a join.
+_IS_LIMITED = "(reward_micros IS NOT NULL AND decision IN (SELECT decision FROM limited))"
 
 
 @lru_cache(maxsize=256)
@@ -218,7 +239,8 @@ def apply_statement(first_day: date, last_day: date) -> str:
     """Return `APPLY` for batches of these days. The first day may be earlier, so that there are few such statements."""
     span = (last_day - first_day).days
     first_day = last_day - timedelta(days=(1 << span.bit_length()) - 1)
-    statement = APPLY.replace("{add_evidence}", ADD_EVIDENCE.strip())
+    statement = APPLY.replace("{add_evidence}", ADD_EVIDENCE.strip()).replace("{take_shares}", TAKE_SHARES.strip())
+    statement = statement.replace("{is_limited}", _IS_LIMITED)
     return statement.replace("{first_day}", f"date '{first_day}'").replace("{last_day}", f"date '{last_day}'")
 
 
@@ -239,8 +261,13 @@ async def apply_events(connection: psycopg.AsyncConnection[Any], rows: Sequence[
                 Statement(apply_statement(min(days), max(days)), [*_encoded(rows), experiments]),
             ],
         )
-    known, contradictions, moved = (applied.get_value(0, column) for column in range(3))
-    return BatchResult(frozenset(_numbers(known)), int(contradictions or 0), tuple(_numbers(moved)))
+    known, contradictions, moved, limited = (applied.get_value(0, column) for column in range(4))
+    return BatchResult(
+        frozenset(_numbers(known)),
+        int(contradictions or 0),
+        tuple(_numbers(moved)),
+        limited=frozenset(_numbers(limited)),
+    )
 
 
 def _numbers(array: bytes | None) -> list[int]:
@@ -254,6 +281,9 @@ def _encoded(rows: Sequence[EventRow]) -> list[columns.Column]:
     decided_us, occurred_us, received_us = (
         np.array(given[name], dtype=np.int64) for name in ("decided_at_us", "occurred_at_us", "received_at_us")
     )
+    days = (decided_us // DAY_US).tolist()
+    first: dict[tuple[bytes, int], int] = {}
+    decisions = [first.setdefault(of, n) for n, of in enumerate(zip(given["decision_key"], days, strict=True))]
     return [
         columns.integers(np.arange(len(rows))),
         columns.days(decided_us),
@@ -275,4 +305,7 @@ def _encoded(rows: Sequence[EventRow]) -> list[columns.Column]:
         columns.bigints(given["policy_version"]),
         columns.blobs(given["content"]),
         columns.documents(given["details"]),
+        columns.integers(decisions),
+        columns.bigints(given["unit_hash"]),
+        columns.integers(given["share"]),
     ]

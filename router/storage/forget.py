@@ -3,6 +3,9 @@
 What the evidence rests on is not touched: arms, propensities, policy versions, event ids, ranks, rewards, outcomes. So sums
 and replay are the same before and after, to the last digit.
 
+How much of its shares the unit had taken is kept under its hash, and erased: whoever cannot be recognised cannot be counted
+on. A unit that comes back is a new one, with a whole share. What had counted of it stays, and corrects as before.
+
 Protocol
     A day of decisions goes in one transaction, with all that hangs on them: events, comparisons, judgments. The rest follows
     in a last one, with the records in `transitions` and the audit log, which do not name the unit. A crash in between leaves
@@ -23,6 +26,7 @@ import psycopg
 from router.storage import audit
 from router.storage.audit import Act
 from router.storage.errors import MissingPartitionError, translated
+from router.storage.shares import number_of
 from router.storage.sticky import STICKY_CHANNEL
 from router.storage.transitions import Kind
 from router.tokens import TokenCodec, TokenKey
@@ -65,6 +69,12 @@ RETURNING r.incarnation
 """
 _BY_KEY, _BY_HASH = "decision_key = ANY(%(keys)s)", "unit_hash = ANY(%(hashes)s)"
 
+# Days that are closed too: nothing else is left of the unit there.
+_SHARES = """
+DELETE FROM unit_shares
+WHERE unit_hash = ANY(%(numbers)s) AND (%(incarnation)s::int8 IS NULL OR incarnation = %(incarnation)s)
+RETURNING incarnation
+"""
 _STICKY = f"DELETE FROM sticky_assignments WHERE {_OF_UNIT} RETURNING incarnation"
 _INTERLEAVINGS = f"UPDATE interleavings SET unit_id = '' WHERE {_OF_UNIT} RETURNING incarnation"
 
@@ -94,6 +104,8 @@ class Erased:
     judgments: int = 0
     sticky_assignments: int = 0
     interleavings: int = 0
+    #: What was counted of the unit's shares.
+    unit_shares: int = 0
 
     @property
     def total(self) -> int:
@@ -153,7 +165,9 @@ def _erase(connection: psycopg.Connection[Any], trace: Trace, actor: str, reason
         else:
             touched |= incarnations
     with connection.transaction():
-        touched |= _erase_the_rest(connection, {**of_unit, "hashes": trace.hashes}, erased)
+        touched |= _erase_the_rest(
+            connection, {**of_unit, "hashes": trace.hashes, "numbers": [number_of(h) for h in trace.hashes]}, erased
+        )
         for incarnation in sorted(touched):
             connection.execute(_RECORD, (incarnation, Kind.ERASURE, actor, reason))
         about = audit.experiment_of(connection, trace.incarnation)
@@ -178,6 +192,7 @@ def _erase_the_rest(connection: psycopg.Connection[Any], parameters: dict[str, A
     statements = {
         "sticky_assignments": _STICKY,
         "interleavings": _INTERLEAVINGS,
+        "unit_shares": _SHARES,
         "shadow_comparisons": _COMPARISONS.format(which=_BY_HASH),
         "judgments": _JUDGMENTS.format(which=f"j.{_BY_HASH}"),
     }

@@ -1,4 +1,4 @@
-"""Day partitions of decisions, events and outcomes: made ahead, and on demand when a day is first written to.
+"""Day partitions of decisions, events, outcomes and shares: made ahead, and on demand when a day is first written to.
 
 Days before `retention.kept_from` are dropped or about to be: nothing is made for them any more. Whoever makes a partition
 and whoever moves that date holds the same advisory lock, so that a dropped day never comes back.
@@ -17,8 +17,8 @@ from router.storage.errors import translated
 
 log = logging.getLogger(__name__)
 
-#: In the order in which whoever locks several of them locks them. A batch of events comes to events before outcomes.
-PARTITIONED = ("events", "outcomes", "decisions")
+#: In the order in which whoever locks several of them locks them. A batch of events comes to events, outcomes, shares.
+PARTITIONED = ("events", "outcomes", "unit_shares", "decisions")
 #: One process at a time makes partitions.
 LOCK = 7_261_180_212
 #: Work that can wait gives up a lock after this long, because everybody else queues behind it.
@@ -36,6 +36,8 @@ _SETTINGS: Mapping[str, Mapping[str, int]] = {
     "events": _INSERTED_ONCE,
     # Room for corrections, which then need no new entry in the index.
     "outcomes": {**_INSERTED_ONCE, "fillfactor": 90},
+    # As much for counting on.
+    "unit_shares": {**_INSERTED_ONCE, "fillfactor": 90},
 }
 
 _STATE = """

@@ -93,6 +93,7 @@ class EventWriter(_Writer):
             return replace(
                 result,
                 known=frozenset(kept[number] for number in result.known),
+                limited=frozenset(kept[number] for number in result.limited),
                 dropped=frozenset(range(len(rows))) - frozenset(kept),
             )
 

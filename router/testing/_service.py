@@ -50,6 +50,9 @@ class Service:
         self._comparisons: dict[tuple[str, str], FakeComparison] = {}
         self._events: set[tuple[str, str]] = set()
         self._units: dict[tuple[str, str], str] = {}
+        #: By decision id, and by experiment and unit the decisions with an outcome.
+        self._unit_of: dict[str, str] = {}
+        self._counted: dict[tuple[str, str], set[str]] = {}
         self._draws: dict[str, random.Random] = {}
         self._turns: dict[str, int] = {}
         self._methods: dict[str, Callable[[Any], Message]] = {
@@ -154,6 +157,7 @@ class Service:
             self._replies[asked] = reply
         given = RouteRequest(request.experiment_id, session_id=request.session_id, turn_id=request.turn_id)
         self._decisions[reply.decision_id] = _messages.decision(reply, given)
+        self._unit_of[reply.decision_id] = request.unit_id
         return reply
 
     def _experiment(self, experiment_id: str) -> FakeExperiment:
@@ -209,9 +213,21 @@ class Service:
         decision = self._decision(request.decision_id)
         event = (request.decision_id, request.event_id)
         status = Status.DUPLICATE if event in self._events else _status(request, decision)
+        if status is Status.APPLIED and not self._takes_share(decision):
+            status = Status.LIMITED
         self._events.add(event)
         self._rewards.append(FakeReward.of(request, decision, status))
         return routing_pb2.RewardResponse(status=f"STATUS_{status.name}", arm_id=decision.arm.arm_id)
+
+    def _takes_share(self, decision: Decision) -> bool:
+        """Whether an outcome of the decision counts within its unit's share; a correction does."""
+        unit, share = self._unit_of.get(decision.decision_id, ""), self._experiments[decision.experiment_id].unit_share
+        if unit and share:
+            counted = self._counted.setdefault((decision.experiment_id, unit), set())
+            if decision.decision_id not in counted and len(counted) >= share:
+                return False
+            counted.add(decision.decision_id)
+        return True
 
     def _record_shadow(self, request: shadow_pb2.RecordShadowRequest) -> shadow_pb2.RecordShadowResponse:
         validate(request)

@@ -33,6 +33,8 @@ class FakeExperiment:
     shadow_text_limit: int = 500
     #: What `force_control` answers with; empty: the first arm.
     control: str = ""
+    #: Outcomes of one unit that count; events beyond are LIMITED, as a router does it by the day. 0 is no limit.
+    unit_share: int = 10
 
     def __post_init__(self) -> None:
         self.arms = tuple(as_arm(arm) for arm in self.arms)

@@ -26,9 +26,12 @@ from router.storage.derived import DerivationLog
 from router.storage.election import Session
 from router.storage.errors import StorageUnavailableError
 from router.storage.events import EventStatus
+from router.storage.shares import number_of
 from router.storage.writer import DecisionWriter, EventWriter
+from router.tokens import TokenCodec, TokenKey
 
 S = 1_000_000
+CODEC = TokenCodec(TokenKey(1, bytes(32)), {})
 START_US = BASE_US + HOUR_US
 RETRY = {"derived": {"retryWithin": "30s"}}
 ABANDON = {"derived": {"abandonAfter": "600s"}, "matureAfter": "0s"}
@@ -56,11 +59,11 @@ class World:
         self.events = EventWriter(self.database)
 
     async def rule(self, rule: dict[str, Any], *, incarnation: int = 1, version: int = 1) -> None:
-        """Write a reward rule, as an update of the definition does."""
+        """Write a reward rule, as an update of the definition does. Units have no share unless it says so."""
         with psycopg.connect(self.url) as connection:
             connection.execute(
                 "INSERT INTO reward_rules (incarnation, version, reward_rule) VALUES (%s, %s, %s)",
-                (incarnation, version, json.dumps(rule)),
+                (incarnation, version, json.dumps({"unitShare": 0, **rule})),
             )
             connection.execute(
                 "UPDATE policy_versions SET definition_version = definition_version + 1,"
@@ -113,7 +116,11 @@ class World:
     async def leader(self, settle_s: float = 0.0) -> Deriver:
         """A leader that has seen nothing yet."""
         deriver = Deriver(
-            self.database, clock_us=lambda: us(self.now_s), announce=self.moved.extend, settle_us=round(settle_s * S)
+            self.database,
+            clock_us=lambda: us(self.now_s),
+            announce=self.moved.extend,
+            hash_id=CODEC.hash_id,
+            settle_us=round(settle_s * S),
         )
         connection = await self.database.connect(autocommit=True)
         self.leaders.append((deriver, connection))
@@ -415,7 +422,7 @@ def some_decisions(world: World, seed: int, count: int = 200) -> list[DecisionRo
 
 async def in_one_look(world: World, rows: list[DecisionRow], now_s: float) -> list[tuple[float, str, float]]:
     """What follows, by the pure part alone."""
-    log = DerivationLog(world.database)
+    log = DerivationLog(world.database, CODEC.hash_id)
     ((experiment,), _) = await log.experiments()
     sessions = {row.session_id: START_US - DAY_US // 2 for row in rows if row.session_id}
     found = await log.sessions(1, sessions, us(now_s) + 1)
@@ -577,6 +584,34 @@ async def test_it_waits_for_the_log_to_settle(world: World):
     assert await world.derived() == []
     await world.look(4.5)
     assert await world.derived() == [(1, "immediate_retry", 2)]
+
+
+async def test_silence_counts_within_its_units_share(world: World):
+    await world.rule({**SILENCE, "unitShare": 2})
+    await world.look(0)
+    for n in range(5):
+        await world.decide(1 + n)
+        await world.decide(1.5 + n, unit_id="")
+    await world.look(100, passes=2)
+    own = [(1 + n, 250_000, "derived:no_feedback") for n in range(2)]
+    assert [row for row in await world.outcomes() if row[0] == int(row[0])] == own
+    assert len(await world.outcomes()) == 2 + 5, "decisions without a unit have no limit"
+    assert await scalar(world.url, "SELECT count(*) FROM events WHERE status = 'limited'") == 3
+    await world.look(200, passes=2)
+    assert await scalar(world.url, "SELECT sum(n)::int FROM evidence") == 7
+    assert await query(world.url, "SELECT unit_hash, n FROM unit_shares") == [(number_of(CODEC.hash_id("u")), 2)]
+    await assert_replay_agrees(world.url)
+
+
+async def test_a_decision_that_was_answered_beyond_the_share_was_not_abandoned(world: World):
+    await world.rule({**ABANDON, "unitShare": 1})
+    await world.look(0)
+    for n, session in enumerate(("first", "second")):
+        decision = await world.decide(1 + n, session)
+        await world.send(decision, 10 + n, unit_hash=number_of(CODEC.hash_id("u")), share=1)
+    assert await query(world.url, "SELECT status FROM events ORDER BY decided_at") == [("applied",), ("limited",)]
+    await world.look(5_000, passes=3)
+    assert await world.derived() == []
 
 
 async def test_pages(world: World, monkeypatch: pytest.MonkeyPatch):

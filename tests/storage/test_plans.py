@@ -277,6 +277,8 @@ def batch(size: int, seed: int) -> list[EventRow]:
                 rows.append(stored(number, f"correction {seed}", 0))
             case _:
                 fields = {"incarnation": 1 + n % EXPERIMENTS, "arm": n % ARMS}
+                # Of no unit, of units by the day and for good, known ones and new ones.
+                fields |= ({}, {"unit_hash": n % 7 + 1, "share": 3}, {"unit_hash": seed * 10_000 + n, "share": -1})[n % 3]
                 rows.append(event_row(seed * 10_000 + n, TODAY - n % 2, **fields))
     return rows
 
@@ -431,7 +433,7 @@ WHOLE_DAY = (BASE_US + TODAY * DAY_US, BASE_US + (TODAY + 1) * DAY_US)
 
 @pytest.fixture
 async def derivation(database: Database) -> AsyncIterator[DerivationLog]:
-    log = DerivationLog(database)
+    log = DerivationLog(database, lambda unit_id: bytes(8))
     yield log
     await log.close()
 

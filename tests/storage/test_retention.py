@@ -112,7 +112,7 @@ async def days_left(url: str) -> set[str]:
     rows = await query(
         url,
         "SELECT DISTINCT right(c.relname, 8) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"
-        " JOIN pg_class p ON p.oid = i.inhparent WHERE p.relkind = 'p'",
+        " JOIN pg_class p ON p.oid = i.inhparent WHERE p.relkind = 'p' AND c.relname ~ '_[0-9]{8}$'",
     )
     return {name for (name,) in rows}
 
@@ -314,7 +314,10 @@ async def test_cut_before_any_statement_a_day_is_there_or_gone(url: str, feedbac
         report = await assert_replay_agrees(url)
         assert report.base == (await scalar(url, "SELECT sum(n)::int8 FROM evidence_base") or 0)
         for parent in PARTITIONED:
-            of_parent = "SELECT right(inhrelid::regclass::text, 8) FROM pg_inherits WHERE inhparent = %s::text::regclass"
+            of_parent = (
+                "SELECT right(inhrelid::regclass::text, 8) FROM pg_inherits WHERE inhparent = %s::text::regclass"
+                " AND inhrelid::regclass::text ~ '_[0-9]{8}$'"
+            )
             assert {name for (name,) in await query(url, of_parent, parent)} == left, "a day goes from all tables or none"
         if not isinstance(result, BaseException):
             break

@@ -279,6 +279,7 @@ def experiment(
     ttl_s: int | None = None,
     holdout: float = 0.0,
     window_s: int | None = None,
+    unit_share: int | None = None,
     signals: Mapping[int, float | None] | None = None,
     description: str = "",
     etag: str = "",
@@ -293,6 +294,7 @@ def experiment(
     rule = pb.RewardRule(
         signals=[pb.SignalReward(signal=signal, reward=reward) for signal, reward in (signals or {}).items()],
         attribution_window=None if window_s is None else Duration(seconds=window_s),
+        unit_share=unit_share,
     )
     return pb.Experiment(
         experiment_id=experiment_id,

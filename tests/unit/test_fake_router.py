@@ -49,6 +49,17 @@ class RouterConformance:
     def client(self, subject: Subject) -> RouterClient:
         return subject.client
 
+    def test_a_unit_counts_up_to_its_share_and_corrects_what_counts(self, client):
+        routed = [client.route("support", unit_id="busy") for _ in range(12)]
+        first = [client.reward(decision, reward=1.0, event_id="first").status for decision in routed]
+        assert first == [Status.APPLIED] * 10 + [Status.LIMITED] * 2
+        assert client.reward(routed[0], reward=0.0, event_id="second").status is Status.APPLIED
+        assert client.reward(routed[10], reward=0.0, event_id="second").status is Status.LIMITED
+        assert client.reward(routed[10], reward=1.0, event_id="first").status is Status.DUPLICATE
+        assert client.reward(client.route("support", unit_id="another"), reward=1.0).status is Status.APPLIED
+        nobody = [client.reward(client.route("support"), reward=1.0).status for _ in range(12)]
+        assert nobody == [Status.APPLIED] * 12
+
     def test_a_decision_is_drawn_from_its_allocation(self, client):
         decision = client.route("support", session_id="s", turn_id="1")
         assert decision.experiment_id == "support"
