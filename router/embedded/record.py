@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from urllib.parse import quote
 
@@ -53,10 +53,15 @@ def read_record(data_dir: Path) -> ServerRecord | None:
     """
     path = data_dir / RECORD
     try:
-        return ServerRecord(**json.loads(path.read_text()))
+        record = ServerRecord(**json.loads(path.read_text()))
+        for field in fields(record):
+            value = getattr(record, field.name)
+            if type(value).__name__ != field.type:
+                raise TypeError(f"{field.name} is {value!r}")
+        return record
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         remedy = "Read it as the user that runs `bandit-router serve`; its next start writes it anew"
         raise DataDirectoryUnusable(data_dir, f"{path} cannot be read ({error})", remedy) from error
 
