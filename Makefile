@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo serve test test-slow check evidence soak bench proto contract requirements wheel clean
+.PHONY: help demo serve test test-slow check evidence fuzz soak bench proto contract requirements wheel clean
 
 help: ## Show what there is.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,6 +39,9 @@ evidence: $(READY) ## The statistics beside published values: up to 15 minutes. 
 
 bench: $(READY) ## Measure beside baselines of the same run, up to 12 minutes. ARGS="--only route --quick".
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+fuzz: $(READY) ## Fuzz on with new seeds until something fails. ARGS="--minutes 10".
+	scripts/fuzz $(ARGS)
 
 soak: $(READY) ## Faults under load and the books after each: about 8 minutes. ARGS="--minutes 4" or "--only keeper".
 	$(BIN)/python -m benchmarks.soak $(ARGS)
