@@ -83,6 +83,8 @@ class Credentials:
         if keys is not None:
             if self._guard is not None:
                 self._guard.follow(keys.api_keys)
+                if not keys.api_keys:
+                    log.warning("calls need a key, and there is none: make one with `bandit-router keys create`")
             self.read.set()
         signing = self._codec.key_id
         self._codec.follow(self._codec.keys if keys is None else keys.token_keys, self._clock_us())

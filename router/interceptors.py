@@ -129,10 +129,13 @@ def _malformed() -> InvalidArgumentError:
 
 async def abort(service_error: ServiceError, context: Any) -> Any:
     """End a call with an error."""
-    if service_error.retry_after_ms is not None:
-        # What gRPC's own retries read; RetryInfo is for people and for other clients.
-        context.set_trailing_metadata((("grpc-retry-pushback-ms", str(service_error.retry_after_ms)),))
-    return await context.abort_with_status(rpc_status.to_status(service_error.to_status()))
+    status = rpc_status.to_status(service_error.to_status())
+    trailers = status.trailing_metadata
+    if service_error.retry_after_ms is not None and service_error.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        # What gRPC's own retries obey; RetryInfo is for people and for other clients. Where a call is only unavailable here,
+        # another replica may answer at once.
+        trailers = (*trailers, ("grpc-retry-pushback-ms", str(service_error.retry_after_ms)))
+    return await context.abort(status.code, status.details, trailers)
 
 
 def _serialize(reply: Message | bytes) -> bytes:

@@ -1,6 +1,7 @@
 """What a router process is told at its start."""
 
 import json
+import logging
 import os
 from dataclasses import asdict, dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -9,6 +10,8 @@ from typing import Self
 
 from router.logs import LogFormat
 from router.tls import CertificateError, TlsFiles, read_files
+
+log = logging.getLogger(__name__)
 
 #: The role of the process that is the keeper; the others are workers.
 KEEPER = "keeper"
@@ -87,6 +90,13 @@ class Exposure:
                     " (docs/security.md), listen on 127.0.0.1 behind a proxy that does both, or say --insecure"
                 )
         return cls(keys, tls)
+
+    def warn(self, address: Address) -> None:
+        """Say in the log what `--insecure` permitted."""
+        if not address.is_loopback and not self.keys:
+            log.warning("--insecure: anybody who reaches %s can route, reward and change experiments", address)
+        if not address.is_loopback and self.tls is None:
+            log.warning("--insecure: whoever listens in on %s reads keys and traffic", address)
 
 
 def tls_files(cert: str | None, key: str | None, client_ca: str | None) -> TlsFiles | None:

@@ -30,6 +30,16 @@ _SUM_UP_S = 10.0
 Abort = Callable[[ServiceError, Any], Awaitable[Any]]
 
 
+class Watch(Protocol):
+    """Counts and times the calls of a method: `router.telemetry.calls.Method`."""
+
+    def began(self, context: Any, *, attach: bool = True) -> Any:
+        """Take note of a call; returns what `ended` is to be told."""
+
+    def ended(self, running: Any, code: grpc.StatusCode) -> None:
+        """Take note of its end."""
+
+
 class Denials(Protocol):
     """Where administrative calls go that were refused."""
 
@@ -148,11 +158,12 @@ class MethodGuard:
 class GuardedServer:
     """What services register with, so that their handlers are behind the guard."""
 
-    def __init__(self, server: grpc.aio.Server, guard: Guard, abort: Abort) -> None:
-        """`abort` ends a call with an error: the interceptor's."""
+    def __init__(self, server: grpc.aio.Server, guard: Guard, abort: Abort, watch: Callable[[str, str], Watch]) -> None:
+        """`abort` ends a call with an error: the interceptor's. `watch` gives what counts a method, by service and name."""
         self._server = server
         self._guard = guard
         self._abort = abort
+        self._watch = watch
 
     def add_registered_method_handlers(self, service: str, handlers: object) -> None:
         """Nothing: the same handlers come generically."""
@@ -160,17 +171,25 @@ class GuardedServer:
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """Register handlers behind the guard, but those of open services."""
         self._server.add_generic_rpc_handlers(
-            [handler if _is_open(handler) else Guarded(handler, self._guard, self._abort) for handler in handlers]
+            [
+                handler if _is_open(handler) else Guarded(handler, self._guard, self._abort, self._watch)
+                for handler in handlers
+            ]
         )
 
 
 class Guarded(grpc.GenericRpcHandler):
     """The handlers of one service, for those who have a key."""
 
-    def __init__(self, handlers: grpc.GenericRpcHandler, guard: Guard, abort: Abort) -> None:
+    def __init__(
+        self, handlers: grpc.GenericRpcHandler, guard: Guard, abort: Abort, watch: Callable[[str, str], Watch]
+    ) -> None:
         self._find = handlers.service
         self._guard = guard
         self._abort = abort
+        self._watch = watch
+        #: By path: of methods that there are, and so bounded.
+        self._watches: dict[str, Watch] = {}
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Return the handler of a call: that of the method, or one that refuses without reading anything."""
@@ -180,14 +199,23 @@ class Guarded(grpc.GenericRpcHandler):
         try:
             set_caller(self._guard.identify(handler_call_details.invocation_metadata or ()))
         except ServiceError as error:
-            return self._refusing(error)
+            return self._refusing(error, handler_call_details.method)
         return handler
 
-    def _refusing(self, error: ServiceError) -> grpc.RpcMethodHandler[Any, Any]:
+    def _refusing(self, error: ServiceError, path: str) -> grpc.RpcMethodHandler[Any, Any]:
+        watch = self._watches.get(path)
+        if watch is None:
+            _, service, name = path.split("/")
+            watch = self._watches[path] = self._watch(service, name)
+
         async def refuse(requests: object, context: Any) -> AsyncIterator[bytes]:
-            self._guard.refused(error, context.peer())
-            await self._abort(error, context)
-            yield b""
+            running = watch.began(context, attach=False)
+            try:
+                self._guard.refused(error, context.peer())
+                await self._abort(error, context)
+                yield b""
+            finally:
+                watch.ended(running, error.code)
 
         return grpc.stream_stream_rpc_method_handler(refuse)
 

@@ -105,6 +105,7 @@ def serve(
     kept = None if retention is None else retention_days(retention)
     address = Address.parse(listen)
     exposure = Exposure.checked(address, auth, tls_files(tls_cert, tls_key, tls_client_ca), insecure=insecure)
+    exposure.warn(address)
     metrics = Address.parse(metrics_listen, "--metrics-listen", "127.0.0.1:9464") if metrics_listen else None
     settings = ServeSettings(address, database_url, data_dir, workers, log_level, kept, exposure, metrics)
     raise SystemExit(supervise(settings, lambda line: print(line, flush=True)))

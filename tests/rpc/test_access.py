@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
@@ -21,6 +22,7 @@ from keyed import EVERY_ROLE, Caller, caller, create_key, revoke_key
 from running import Router, StoppableCluster, event, experiment, query, refusal_of, refused, scalar, until, until_scalar
 
 from router.access.roles import METHODS, OPEN_SERVICES, Role
+from router.client import AsyncRouterClient
 from router.clocks import Clocks
 from router.storage.saved import FILE, SavedFile
 from router.v1 import experiments_pb2, interleave_pb2, judge_pb2, posteriors_pb2, routing_pb2, shadow_pb2
@@ -405,6 +407,27 @@ async def test_a_key_over_its_rate_is_told_when_to_come_back(having: As) -> None
     assert 0 < told.retry_after_s <= 0.25
     other = await having("route")
     assert (await other.route()).decision_id, "the limit is the key's own"
+
+
+async def test_our_clients_wait_as_long_as_they_are_told_and_send_feedback_again(having: As, keyed: Router) -> None:
+    """The delay travels as gRPC's own pushback: a retry before it would be refused, and the default ones are over sooner."""
+    everything = await running(having)
+    one = await having("reward", rate=0.5, burst=1.0)
+    decisions = [await everything.route() for _ in range(2)]
+    async with AsyncRouterClient(f"127.0.0.1:{keyed.server.port}", api_key=one.text) as client:
+        began = time.monotonic()
+        for decision in decisions:
+            await client.reward(decision.decision_id, signal="task_completed", timeout=20)
+        assert time.monotonic() - began > 1.0
+    assert sum(arm.n for arm in (await everything.arms()).values()) == 2
+
+
+async def test_refused_calls_are_in_the_metrics(keyed: Router) -> None:
+    await refused(keyed.route())
+    await refused(keyed.route())
+    counted = [sample for sample in keyed.server.samples() if "UNAUTHENTICATED" in str(sample)]
+    assert counted
+    assert "Route" in str(counted)
 
 
 async def test_items_of_a_batch_count_as_calls(having: As) -> None:
