@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from deployment import (
     COMPOSE,
     DEPLOY,
@@ -175,6 +177,43 @@ def test_the_probes_tell_ready_from_alive() -> None:
     (router,) = resource("StatefulSet")["spec"]["template"]["spec"]["containers"]
     paths = {name: router[name]["httpGet"]["path"] for name in ("startupProbe", "readinessProbe", "livenessProbe")}
     assert paths == {"startupProbe": "/readyz", "readinessProbe": "/readyz", "livenessProbe": "/livez"}
+
+
+def config(name: str) -> Any:
+    """A file that Compose mounts as a config."""
+    return yaml.safe_load((DEPLOY / compose()["configs"][name]["file"]).read_text())
+
+
+def test_prometheus_scrapes_every_router_and_knows_the_alerts() -> None:
+    configuration = config("prometheus")
+    ((scraped,),) = [scrape["static_configs"] for scrape in configuration["scrape_configs"]]
+    assert scraped["targets"] == [
+        f"{found.name}:{found.told['BANDIT_ROUTER_METRICS_LISTEN'].rsplit(':', 1)[1]}"
+        for found in compose_containers()
+        if list(found.arguments) == ["serve"]
+    ]
+    mounts = dict(volume.split(":")[1::-1] for volume in compose()["services"]["prometheus"]["volumes"])
+    (rules,) = configuration["rule_files"]
+    assert "groups" in yaml.safe_load((DEPLOY / mounts[rules]).read_text())
+
+
+def test_grafana_finds_its_dashboards_and_their_data() -> None:
+    (provider,) = config("grafana-dashboards")["providers"]
+    mounts = dict(volume.split(":")[1::-1] for volume in compose()["services"]["grafana"]["volumes"])
+    dashboards = [json.loads(path.read_text()) for path in (DEPLOY / mounts[provider["options"]["path"]]).glob("*.json")]
+    assert dashboards
+    (source,) = config("grafana-datasources")["datasources"]
+    wanted = {
+        chosen["query"] for found in dashboards for chosen in found["templating"]["list"] if chosen["type"] == "datasource"
+    }
+    assert wanted == {source["type"]}
+    assert source["url"].startswith("http://prometheus:")
+
+
+def test_every_port_of_compose_is_for_this_machine() -> None:
+    ports = [port for service in compose()["services"].values() for port in service.get("ports", [])]
+    assert len(ports) == 3
+    assert [port for port in ports if not port.startswith("127.0.0.1:")] == []
 
 
 def test_secrets_of_compose_are_files_of_the_certificate_maker() -> None:

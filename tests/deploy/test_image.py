@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+import psycopg
 import pytest
 from deployment import (
     DEPLOY,
@@ -39,7 +40,7 @@ from postgres import TestCluster
 
 from router.v1 import routing_pb2, routing_pb2_grpc
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
                 env=environment,
                 capture_output=True,
                 text=True,
-                timeout=220,
+                timeout=900,
                 check=False,
             )
             assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
@@ -193,25 +194,40 @@ def test_it_runs_as_the_containers_do(
     before = image.files()
     with cluster.database_from_template("template0") as url:
         told["BANDIT_ROUTER_DATABASE_URL"] = url
-        # First the job that migrates, and a key from the command line.
+        # First the job that migrates, and keys from the command line.
         migrated = image.run("migrate", **told)
         assert migrated.returncode == 0, migrated.stderr
         assert "migrated from empty" in migrated.stdout
-        made = image.run("keys", "create", "--name", "backend", "--role", "route", "--role", "reward", **told)
-        assert made.returncode == 0, made.stderr
+        keys = {
+            name: image.run("keys", "create", "--name", name, *options, **told).stdout.strip()
+            for name, options in (("operator", ["--role", "admin"]), ("backend", ["--role", "route", "--role", "reward"]))
+        }
         with running(image, image.environment(told)) as process:
-            assert_healthy(image, metrics)
-            assert_keys_are_asked_for(port, certificates, made.stdout.strip())
+            assert health_check(image, metrics) == 0
             if container is ROUTER:
                 for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
                     path = resource("StatefulSet")["spec"]["template"]["spec"]["containers"][0][probe]["httpGet"]["path"]
                     assert get(f"http://127.0.0.1:{metrics}{path}") == 200
+            operator = {
+                "BANDIT_ROUTER_SERVER": f"localhost:{port}",
+                "BANDIT_ROUTER_TLS_CA": str(certificates / "ca.pem"),
+                "BANDIT_ROUTER_API_KEY": keys["operator"],
+            }
+            for command in (["init", "--force", str(tmp_path / "e.yaml")], ["apply", "-f", str(tmp_path / "e.yaml")]):
+                done = image.run(*command, **operator)
+                assert done.returncode == 0, done.stderr
+            route(port, certificates, keys["backend"], 20)
             process.send_signal(getattr(signal, next(found.text for found in instructions() if found.name == "STOPSIGNAL")))
             assert process.wait(75) == 0
+        # It leaves nothing behind that Postgres has not.
+        with psycopg.connect(url) as connection:
+            assert connection.execute("SELECT count(*) FROM decisions").fetchone() == (20,)
         assert health_check(image, metrics) != 0
     # As on a root file system that is read-only: nothing was written beside the data.
     assert image.files() == before
-    assert list((tmp_path / "data" / "spool").iterdir())
+    left = [path.suffix for path in (tmp_path / "data" / "spool").rglob("*") if path.is_file()]
+    assert ".sqlite" in left
+    assert not {".journal", ".events", ".damaged", ".refused"} & set(left)
 
 
 def health_check(image: Image, port: int) -> int:
@@ -223,20 +239,15 @@ def health_check(image: Image, port: int) -> int:
     return subprocess.run([found, *command[1:]], env=environment, capture_output=True, timeout=30, check=False).returncode
 
 
-def assert_healthy(image: Image, port: int) -> None:
-    assert health_check(image, port) == 0
-
-
-def assert_keys_are_asked_for(port: int, certificates: Path, key: str) -> None:
-    """TLS by the made authority; a call without the key is refused, and one with it gets as far as looking."""
+def route(port: int, certificates: Path, key: str, count: int) -> None:
+    """Refused without the key, by a router whose certificate is the one that was made; with it there are decisions."""
     trusted = grpc.ssl_channel_credentials((certificates / "ca.pem").read_bytes())
-    request = routing_pb2.RouteRequest(experiment_id="nothing")
+    request = routing_pb2.RouteRequest(experiment_id="support-model")
     with grpc.secure_channel(f"localhost:{port}", trusted) as channel:
-        route = routing_pb2_grpc.RouterServiceStub(channel).Route
-        for metadata, code in (
-            ((), grpc.StatusCode.UNAUTHENTICATED),
-            ((("authorization", f"Bearer {key}"),), grpc.StatusCode.NOT_FOUND),
-        ):
-            with pytest.raises(grpc.RpcError) as refused:
-                route(request, metadata=metadata, timeout=20)
-            assert refused.value.code() is code  # type: ignore[attr-defined]
+        router = routing_pb2_grpc.RouterServiceStub(channel)
+        with pytest.raises(grpc.RpcError) as refused:
+            router.Route(request, timeout=20)
+        assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED  # type: ignore[attr-defined]
+        batch = routing_pb2.BatchRouteRequest(requests=[request] * count)
+        reply = router.BatchRoute(batch, timeout=20, metadata=(("authorization", f"Bearer {key}"),))
+        assert all(result.response.decision_id for result in reply.results)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -91,6 +93,14 @@ def settled(provider: BanditRouterProvider) -> TrackingStats:
 
 def about(**attributes: object) -> TrackingEventDetails:
     return TrackingEventDetails(attributes=attributes)
+
+
+def test_without_the_sdk_the_import_says_what_is_missing() -> None:
+    script = (
+        "import sys; sys.modules['openfeature'] = None\ntry:\n import router.openfeature\nexcept ImportError as e: print(e)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert 'pip install "bandit-router[openfeature]"' in done.stdout
 
 
 class TestEvaluation:
