@@ -72,8 +72,8 @@ async def rewarded(router: Router, n: int, experiment_id: str = "support", *, se
     """Route and reward `n` requests, with corrections and contradictions among the events."""
     rng = random.Random(seed)
     ids = []
-    for _ in range(n):
-        decision = await router.routing.Route(routing_pb2.RouteRequest(experiment_id=experiment_id, unit_id="u"))
+    for number in range(n):
+        decision = await router.routing.Route(routing_pb2.RouteRequest(experiment_id=experiment_id, unit_id=f"u{number}"))
         ids.append(decision.decision_id)
         good = rng.random() < 0.6
         signal = types_pb2.SIGNAL_TASK_COMPLETED if good else types_pb2.SIGNAL_IMMEDIATE_RETRY
