@@ -137,14 +137,17 @@ inserted AS (
 # neither planned for nor locked. As parameters, each batch would lock every partition there is.
 # One statement: its parts read the same snapshot, so `judged` holds outcomes as they were. Scalar subqueries, because an
 # EXISTS may become a hash of the whole table. What has matured is looked up for each row only if something matures at all.
-# A decision is called by the ordinal of its first event.
+# A decision is called by the ordinal of its first event. The version is looked up once where there is one experiment.
 APPLY = """
 WITH incoming AS MATERIALIZED (
     SELECT t.*, coalesce((SELECT CASE WHEN e.content = t.content THEN 1 ELSE 2 END FROM events e
                           WHERE e.decision_day = t.decision_day AND e.decision_key = t.decision_key
                             AND e.event_id = t.event_id AND e.decision_day BETWEEN {first_day} AND {last_day}
                           LIMIT 1), 0) AS known,
-           (SELECT v.policy_version FROM policy_versions v WHERE v.incarnation = t.incarnation LIMIT 1) AS applied_version
+           CASE WHEN cardinality($24::int8[]) = 1
+                THEN (SELECT policy_version FROM policy_versions WHERE incarnation = ($24::int8[])[1])
+                ELSE (SELECT v.policy_version FROM policy_versions v WHERE v.incarnation = t.incarnation LIMIT 1)
+           END AS applied_version
     FROM unnest($1::int4[], $2::date[], $3::uuid[], $4::text[], $5::int8[], $6::int2[], $7::text[], $8::timestamptz[],
                 $9::text[], $10::text[], $11::int2[], $12::timestamptz[], $13::timestamptz[], $14::timestamptz[],
                 $15::int4[], $16::text[], $17::int4[], $18::int8[], $19::bytea[], $20::jsonb[],
