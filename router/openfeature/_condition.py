@@ -17,7 +17,7 @@ class Condition(IntEnum):
     READY = 0
     #: Answers come from policies that have not been refreshed for long.
     STALE = 1
-    #: No router answers.
+    #: No router answers, or none takes the client's key.
     ERROR = 2
 
 

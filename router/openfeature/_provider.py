@@ -17,7 +17,7 @@ from openfeature.flag_evaluation import FlagResolutionDetails, FlagValueType
 from openfeature.provider import AbstractProvider, Metadata
 from openfeature.track import TrackingEventDetails
 
-from router.client import AsyncRouterClient, Decision, RouterClient, RouterError, Signal, Unavailable
+from router.client import AsyncRouterClient, Decision, RouterClient, RouterError, Signal, Unauthenticated, Unavailable
 from router.client._errors import from_rpc
 from router.openfeature import _resolution
 from router.openfeature._condition import Condition, Observer
@@ -205,7 +205,7 @@ class BanditRouterProvider(AbstractProvider):
     ) -> FlagResolutionDetails[T]:
         subject = _subject(context)
         self._memory.forget(subject, flag_key)
-        if isinstance(error, Unavailable):
+        if isinstance(error, Unavailable | Unauthenticated):
             self._observer.saw(Condition.ERROR, str(error))
         return _resolution.unresolved(error, default, has_targeting_key=bool(subject.targeting_key))
 

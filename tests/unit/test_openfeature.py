@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
+import grpc
 import pytest
 from openfeature import api
 from openfeature.client import OpenFeatureClient
@@ -21,7 +22,7 @@ from openfeature.flag_evaluation import FlagEvaluationDetails, Reason
 from openfeature.provider import ProviderStatus
 from openfeature.track import TrackingEventDetails
 
-from router.client import Arm, Decision, Signal, Status
+from router.client import Arm, Decision, Signal, Status, Unauthenticated
 from router.openfeature import BanditRouterProvider, TrackingStats
 from router.openfeature._condition import Condition, Observer
 from router.openfeature._memory import AmbiguousDecisionError, Memory, Subject, UnknownDecisionError
@@ -476,6 +477,18 @@ class TestCondition:
         clock.s += 1.1
         assert flags.get_string_value("support", "default", ANN) == "a"
         assert flags.get_provider_status() is ProviderStatus.READY
+
+    def test_a_key_that_is_not_taken(
+        self, flags: OpenFeatureClient, provider: BanditRouterProvider, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def route(*_: object, **__: object) -> Decision:
+            raise Unauthenticated(grpc.StatusCode.UNAUTHENTICATED, "there is no such key")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(provider._client, "route", route)
+            found = flags.get_string_details("support", "default", ANN)
+        assert (found.value, found.error_code) == ("default", ErrorCode.GENERAL)
+        assert flags.get_provider_status() is ProviderStatus.ERROR
 
     def test_changes_are_told_once(self, flags: OpenFeatureClient, router: FakeRouter, clock: Clock) -> None:
         told: list[tuple[str, str]] = []
