@@ -108,6 +108,8 @@ def test_figures_are_what_was_sent_through_deaths_and_restarts(tmp_path: Path) -
         assert version is not None
         wait_until(lambda: value(scrape(service.metrics), "policy_version", experiment="support") == version, "learned")
 
+        _is_as_the_catalogue_says(scrape(service.metrics))
+
         before = counters(scrape(service.metrics))
         victims = [service.workers()[0], *service.keepers()]
         for pid in victims:
@@ -130,6 +132,28 @@ def test_figures_are_what_was_sent_through_deaths_and_restarts(tmp_path: Path) -
         _no_series_went_back(before, after)
         assert calls_of(after, "Route") == 50, "what a process counted last comes with its last report"
         caller.close()
+
+
+#: What this service had no occasion for: batches, shadow traffic, decisions and events that are a quarter of an hour old.
+NO_OCCASION = {
+    "bandit_router_batch_item_errors_total",
+    "bandit_router_mirrored_decisions_total",
+    "bandit_router_shadow_spend_dollars",
+    "bandit_router_shadow_budget_dollars",
+    "bandit_router_feedback_coverage_ratio",
+    "bandit_router_feedback_coverage_decisions",
+    "bandit_router_orphan_events_ratio",
+}
+
+
+def _is_as_the_catalogue_says(scraped: Scraped) -> None:
+    seen: set[str] = set()
+    for name, labels in scraped:
+        family = name if name in CATALOGUE else name.rsplit("_", 1)[0]
+        seen.add(family)
+        added = {"le"} if name.endswith("_bucket") else set()
+        assert {label for label, _ in labels} == {*CATALOGUE[family].labels, *added}, name
+    assert CATALOGUE.keys() - seen == NO_OCCASION
 
 
 def _no_series_went_back(before: Scraped, after: Scraped) -> None:
