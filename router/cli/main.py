@@ -13,6 +13,7 @@ import click
 _COMMANDS = {
     "apply": ("apply", "Create or update experiments from files, and start them."),
     "audit": ("audit_log", "List who called for which administrative act."),
+    "backup": ("backup", "Write the whole database to a file."),
     "demo": ("demo", "Route, reward and learn on real LLM outcomes."),
     "doctor": ("doctor", "Find what keeps the service from working."),
     "evaluate": ("evaluate", "Compare arms on a dataset, before they meet users."),
@@ -27,6 +28,7 @@ _COMMANDS = {
     "plan": ("plan", "Say which strategy answers a question, and what it takes."),
     "ramp": ("ramp", "Follow a canary ramp, and say how it goes on."),
     "replay": ("replay", "Compute evidence again from the log and compare."),
+    "restore": ("backup", "Fill an empty database from a backup."),
     "serve": ("serve", "Run the router until SIGTERM."),
     "status": ("status", "Show experiments, their ramps and their posteriors."),
     "transitions": ("ramp", "List what changed an experiment, and who did."),
