@@ -212,6 +212,8 @@ class Stage:
                     arm.role = types_pb2.ROLE_CHALLENGER if i else types_pb2.ROLE_CONTROL
                 rule = experiments_pb2.AssignmentRule(kind=assignment, unit=experiments_pb2.AssignmentRule.UNIT_USER)
                 message.assignment.CopyFrom(rule)
+                # Half of the load is of few users, and every outcome is accounted for.
+                message.reward_rule.unit_share = 0
                 if window_s is not None:
                     message.reward_rule.attribution_window.seconds = window_s
                 experiment_id = message.experiment_id

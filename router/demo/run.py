@@ -156,6 +156,8 @@ async def _create(channel: grpc.aio.Channel, experiment_id: str, table: Table, a
         arms=arms,
         allocation=experiments_pb2.AllocationRule(kind=experiments_pb2.AllocationRule.KIND_THOMPSON),
         assignment=experiments_pb2.AssignmentRule(kind=f"KIND_{assignment.upper()}"),
+        # A user's week goes by in a minute.
+        reward_rule=experiments_pb2.RewardRule(unit_share=0),
     )
     stub = experiments_pb2_grpc.ExperimentServiceStub(channel)
     await stub.CreateExperiment(experiments_pb2.CreateExperimentRequest(experiment=experiment), timeout=_TIMEOUT_S)
