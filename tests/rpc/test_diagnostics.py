@@ -19,7 +19,7 @@ from router.clocks import Clocks
 from router.storage.connecting import DatabaseUrl
 from router.storage.database import Database
 from router.storage.retention import drop_expired
-from router.v1 import posteriors_pb2, routing_pb2, types_pb2
+from router.v1 import experiments_pb2, posteriors_pb2, routing_pb2, types_pb2
 
 HOUR_US = 3_600_000_000
 NOON_US = 1_790_000_000_000_000 // (24 * HOUR_US) * (24 * HOUR_US) + 12 * HOUR_US
@@ -171,11 +171,20 @@ async def learned_hours(router: Router, hand: Hand, hours: list[tuple[int, int]]
     return buckets
 
 
+def unlimited(mature_after_s: int = 0) -> experiments_pb2.Experiment:
+    """The same units come back every hour, and all that they say counts."""
+    definition = experiment()
+    definition.reward_rule.unit_share = 0
+    if mature_after_s:
+        definition.reward_rule.mature_after.CopyFrom(Duration(seconds=mature_after_s))
+    return definition
+
+
 FALL = [(16, 4)] * 4 + [(4, 16)] * 4
 
 
 async def test_an_arm_that_changed_is_said_to_have(router: Router, hand: Hand):
-    await router.run()
+    await router.run(unlimited())
     buckets = await learned_hours(router, hand, FALL)
     await router.learn("b", 20, 20)
     found = await of_arms(router)
@@ -191,9 +200,7 @@ async def test_an_arm_that_changed_is_said_to_have(router: Router, hand: Hand):
 
 
 async def test_hours_that_may_still_change_are_left_out(router: Router, hand: Hand):
-    definition = experiment()
-    definition.reward_rule.mature_after.CopyFrom(Duration(seconds=2 * 3_600))
-    await router.run(definition)
+    await router.run(unlimited(mature_after_s=2 * 3_600))
     await learned_hours(router, hand, FALL)
     # The leader's clock is not set by hand: to it, all of these are old enough.
     await until_scalar(router.url, "SELECT sum(n)::int FROM evidence", 20 * 8)
@@ -202,7 +209,7 @@ async def test_hours_that_may_still_change_are_left_out(router: Router, hand: Ha
 
 
 async def test_drift_goes_on_where_days_are_dropped(router: Router, hand: Hand):
-    await router.run()
+    await router.run(unlimited())
     buckets = await learned_hours(router, hand, [(16, 4)] * 14)
     buckets += await learned_hours(router, hand, [(4, 16)] * 4)
     before = (await of_arms(router))["a", 1].drift
