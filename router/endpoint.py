@@ -14,11 +14,13 @@ import socket
 import time
 from collections.abc import Iterator
 from importlib.metadata import version
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, cast
 
 import uvicorn
 
+from router.expiry import expires_at
 from router.exposition import CONTENT_TYPE, exposition
 from router.settings import KEEPER, Address
 from router.telemetry import catalogue
@@ -36,11 +38,12 @@ _CONNECTIONS: Final = 100
 class Endpoint:
     """Serves for as long as it is entered."""
 
-    def __init__(self, reports: Reports, workers: int, bound: socket.socket) -> None:
-        """`workers` is how many there should be; `bound` listens."""
+    def __init__(self, reports: Reports, workers: int, bound: socket.socket, tls_cert: str = "") -> None:
+        """`workers` is how many there should be; `bound` listens; `tls_cert` is the file of the service's certificate."""
         self._reports = reports
         self._workers = workers
         self._socket = bound
+        self._certificate = Path(tls_cert) if tls_cert else None
         self._started_at = time.time()
         self._server = _Server(
             uvicorn.Config(
@@ -109,6 +112,9 @@ class Endpoint:
         for role in ("worker", KEEPER):
             values[catalogue.CHILD_DEATHS.name, (role,)] = self._reports.deaths[role]
         values[catalogue.START_TIME.name, ()] = self._started_at
+        expires_at_s = expires_at(self._certificate) if self._certificate is not None else None
+        if expires_at_s is not None:
+            values[catalogue.CERTIFICATE_EXPIRY.name, ()] = expires_at_s
         values[catalogue.BUILD.name, (version("bandit-router"),)] = 1
         return values
 

@@ -99,7 +99,8 @@ def _endpoint(settings: ServeSettings, reports: Reports, stack: contextlib.ExitS
             f"--metrics-listen {address}: cannot bind: {error.strerror}. If another program uses the port, choose another;"
             " port 0 chooses a free one"
         ) from error
-    return Endpoint(reports, settings.workers, stack.enter_context(bound))
+    tls = settings.exposure.tls
+    return Endpoint(reports, settings.workers, stack.enter_context(bound), tls.cert if tls is not None else "")
 
 
 def hold_port(address: Address) -> socket.socket:

@@ -269,4 +269,9 @@ CHILD_DEATHS: Final = _counter(
 START_TIME: Final = _gauge(
     "start_timestamp_seconds", Source.SUPERVISOR, "When the service started, in seconds since 1970. Counters begin there."
 )
+CERTIFICATE_EXPIRY: Final = _gauge(
+    "certificate_expiry_timestamp_seconds",
+    Source.SUPERVISOR,
+    "When the first certificate in the file of --tls-cert expires, in seconds since 1970.",
+)
 BUILD: Final = _gauge("build_info", Source.SUPERVISOR, "1, of this version.", "version")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections import Counter
 from pathlib import Path
 
 import grpc
 import pytest
+from certificates import Authority
 from processes import COMMAND, Service, serving, wait_until
 from running import event, experiment
 from scraping import Scraped, get, scrape, value, values
@@ -134,8 +136,9 @@ def test_figures_are_what_was_sent_through_deaths_and_restarts(tmp_path: Path) -
         caller.close()
 
 
-#: What this service had no occasion for: batches, shadow traffic, decisions and events that are a quarter of an hour old.
+#: What this service had no occasion for: TLS, batches, shadow traffic, decisions and events that are a quarter of an hour old.
 NO_OCCASION = {
+    "bandit_router_certificate_expiry_timestamp_seconds",
     "bandit_router_batch_item_errors_total",
     "bandit_router_mirrored_decisions_total",
     "bandit_router_shadow_spend_dollars",
@@ -224,6 +227,14 @@ def test_an_address_that_cannot_be_is_refused(address: str, says: str, tmp_path:
     assert done.returncode == 1, done.stderr
     assert says in done.stderr
     assert "--metrics-listen" in done.stderr
+
+
+def test_with_tls_it_says_when_the_certificate_expires(tmp_path: Path) -> None:
+    cert, key = Authority.create(tmp_path).sign("server")
+    with serving(tmp_path, *ENDPOINT, "--tls-cert", cert, "--tls-key", key) as service:
+        expiry = value(scrape(service.metrics), "certificate_expiry_timestamp_seconds")
+        assert expiry is not None
+        assert 0 < expiry - time.time() < 2 * 86_400 + 60
 
 
 def test_without_the_option_nothing_listens(tmp_path: Path) -> None:
