@@ -136,7 +136,7 @@ def test_figures_are_what_was_sent_through_deaths_and_restarts(tmp_path: Path) -
         caller.close()
 
 
-#: What this service had no occasion for: TLS, batches, shadow traffic, decisions and events that are a quarter of an hour old.
+#: What this service had no occasion for: TLS, batches, shadow traffic, decisions and events that are old enough.
 NO_OCCASION = {
     "bandit_router_certificate_expiry_timestamp_seconds",
     "bandit_router_batch_item_errors_total",
