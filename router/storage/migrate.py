@@ -110,9 +110,13 @@ def migrate(url: DatabaseUrl) -> SchemaState:
         return before
 
 
+def is_newer(state: SchemaState) -> bool:
+    """Whether a newer version of the router has migrated this database."""
+    return state.current is not None and state.current not in {script.revision for script in _script().walk_revisions()}
+
+
 def _check_known(state: SchemaState) -> None:
-    known = {script.revision for script in _script().walk_revisions()}
-    if state.current is not None and state.current not in known:
+    if is_newer(state):
         raise StorageError(
             f"database: its schema is at revision {state.current}, which this version does not know: it was migrated by a"
             " newer bandit-router; upgrade this one"
