@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 import pytest
 import pytest_asyncio
+from comparisons import add_comparisons, create, judged_experiment, pairs, stub
 from google.protobuf.duration_pb2 import Duration
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -21,6 +22,7 @@ from grpc_status import rpc_status
 from keyed import EVERY_ROLE, Caller, caller, create_key, revoke_key
 from running import Router, StoppableCluster, event, experiment, query, refusal_of, refused, scalar, until, until_scalar
 
+import router.credentials
 from router.access.roles import METHODS, OPEN_SERVICES, Role
 from router.client import AsyncRouterClient
 from router.clocks import Clocks
@@ -237,6 +239,26 @@ async def test_feedback_is_of_the_experiment_that_its_decision_id_names(having: 
     assert {arm.n for arm in (await everything.arms("other")).values()} == {0}
 
 
+async def test_a_judge_run_is_of_its_experiment(having: As) -> None:
+    everything = await having(*EVERY_ROLE)
+    await everything.run(judged_experiment(experiment_id="judged"))
+    add_comparisons(everything.url, pairs([(0.1, 0.9)] * 3), experiment_id="judged")
+    await create(stub(everything), experiment_id="judged")
+    inside, outside = [await having("admin", experiments=[name]) for name in ("judged", "other")]
+    requests = {
+        "ListPendingJudgments": {"run_id": "run"},
+        "RecordVerdict": {"run_id": "run", "judgment": 0, "verdict": judge_pb2.VERDICT_TIE},
+        "GetJudgeReport": {"run_id": "run"},
+    }
+    for name, fields in requests.items():
+        refusal = await refused(call(outside, name, **fields))
+        assert (refusal.code, refusal.reason) == (Code.PERMISSION_DENIED, "EXPERIMENT_OUT_OF_SCOPE"), name
+    pending = await call(inside, "ListPendingJudgments", run_id="run")
+    assert len(pending.judgments) == 6, "none was recorded"
+    for name, fields in requests.items():
+        await call(inside, name, **fields)
+
+
 async def test_an_item_out_of_scope_fails_alone(having: As) -> None:
     everything = await running(having, "mine", "other")
     one = await having("route", "reward", experiments=["mine"])
@@ -294,6 +316,17 @@ async def test_a_revoked_key_is_refused_by_every_replica(keyed: Router, having: 
     revoke_key(keyed.url, here.key_id)
     assert max(await asyncio.gather(until_refused(here, "API_KEY_REVOKED"), until_refused(there, "API_KEY_REVOKED"))) < 1.0
     await there.channel.close()
+
+
+async def test_replicas_are_told_and_need_not_look(
+    database_url: str, start_router: StartRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(router.credentials, "_POLL_S", 3600.0)
+    made = await start_router(database_url, keys=True)
+    one = await caller(made, create_key(database_url, "read")).until_known()
+    revoke_key(database_url, one.key_id)
+    await until_refused(one, "API_KEY_REVOKED")
+    await one.channel.close()
 
 
 async def test_a_revocation_whose_message_is_lost_is_found_within_two_seconds(keyed: Router, having: As) -> None:
