@@ -14,13 +14,13 @@ from typing import Any
 import grpc
 import pytest
 import pytest_asyncio
-from comparisons import add_comparisons, create, judged_experiment, pairs, stub
+from comparisons import add_comparisons, create, judged_experiment, pairs, run_of, stub
 from google.protobuf.duration_pb2 import Duration
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 from keyed import EVERY_ROLE, Caller, caller, create_key, revoke_key
-from running import Router, StoppableCluster, event, experiment, query, refusal_of, refused, scalar, until, until_scalar
+from running import Router, StoppableCluster, arm, event, experiment, query, refusal_of, refused, scalar, until, until_scalar
 
 import router.credentials
 from router.access.roles import METHODS, OPEN_SERVICES, Role
@@ -484,7 +484,7 @@ async def audited(url: str) -> list[tuple[Any, ...]]:
     )
 
 
-async def test_every_administrative_act_is_audited(having: As, keyed: Router) -> None:
+async def test_what_the_audit_log_says_of_an_act(having: As, keyed: Router) -> None:
     everything = await having(*EVERY_ROLE, name="ops")
     await everything.create(experiment(), actor="ana", reason="first")
     await everything.move("Start")
@@ -501,6 +501,42 @@ async def test_every_administrative_act_is_audited(having: As, keyed: Router) ->
     assert {row[5] for row in rows} == {everything.key_id}
     assert all(row[6].startswith("ipv4:127.0.0.1:") for row in rows)
     assert rows[2][4] == {"said_actor": "ana", "reason": "lunch"}
+
+
+async def test_every_administrative_act_is_audited(having: As, keyed: Router) -> None:
+    """Each method that changes something succeeds once or more, and each time is one row."""
+    everything = await having(*EVERY_ROLE)
+    ramping = experiment(
+        "ramping",
+        arms=[arm("a", role="ROLE_CONTROL"), arm("b", role="ROLE_CHALLENGER")],
+        ramp=experiments_pb2.RampRule(approval=True),
+    )
+    mirrored = experiment("mirrored", arms=[arm("a", role="ROLE_CONTROL"), arm("b"), arm("s", role="ROLE_SHADOW")])
+    mirrored.shadow.CopyFrom(experiments_pb2.ShadowRule(rate=0.5, text="TEXT_MODE_OFF"))
+    done: list[tuple[str, str]] = []
+
+    async def does(name: str, about: str, **fields: Any) -> None:
+        await call(everything, name, **fields)
+        done.append((name, about))
+
+    for definition in (ramping, mirrored, judged_experiment(experiment_id="judged")):
+        await does("CreateExperiment", definition.experiment_id, experiment=definition)
+    await does("UpdateExperiment", "mirrored", experiment=mirrored)
+    for verb in ("Shadow", "Start", "Pause", "Resume", "Conclude"):
+        await does(f"{verb}Experiment", "mirrored", experiment_id="mirrored")
+    await does("StartExperiment", "ramping", experiment_id="ramping")
+    for verb in ("Approve", "Advance", "RollBack", "Abort"):
+        await does(f"{verb}Ramp", "ramping", experiment_id="ramping", reason="why")
+    again = experiment("again", arms=list(ramping.arms), ramp=ramping.ramp)
+    await does("CreateExperiment", "again", experiment=again)
+    await does("StartExperiment", "again", experiment_id="again")
+    await does("PromoteRamp", "again", experiment_id="again", reason="why")
+    await does("StartExperiment", "judged", experiment_id="judged")
+    add_comparisons(keyed.url, pairs([(0.1, 0.9)]), experiment_id="judged")
+    await does("CreateJudgeRun", "judged", run=run_of(experiment_id="judged"))
+
+    assert {name for name, _ in done} == {path.rsplit("/", 1)[1] for path, rule in METHODS.items() if rule.audited}
+    assert [(row[0], row[2]) for row in await audited(keyed.url)] == done
 
 
 async def test_what_failed_left_no_trace_and_what_was_denied_did(having: As, keyed: Router) -> None:
