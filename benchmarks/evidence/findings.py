@@ -79,7 +79,14 @@ class Section:
 
 
 def near(
-    name: str, value: float, stderr: float, to: float, allowed: float, unit: str, beside: Beside = NOTHING, why: str = ""
+    name: str,
+    value: float,
+    stderr: float | None,
+    to: float,
+    allowed: float,
+    unit: str,
+    beside: Beside = NOTHING,
+    why: str = "",
 ) -> Finding:
     """A figure that must lie within `allowed` of `to`."""
     target = f"{to:,.6g} ± {allowed:,.3g}" + (f" ({why})" if why else "")

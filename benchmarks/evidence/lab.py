@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 from zlib import crc32
 
@@ -33,11 +33,8 @@ class Lab:
     executor: Executor
     #: Told the processor seconds of each job: on a busy machine they say more than the time it took.
     spent: Callable[[float], None]
-    section: str = ""
-
-    def of(self, section: str) -> "Lab":
-        """Return the laboratory of a section, whose streams are its own."""
-        return replace(self, section=section)
+    #: Part of what its streams are named by.
+    section: str
 
     def runs(self, full: int, quick: int) -> int:
         """Return how many runs to make."""

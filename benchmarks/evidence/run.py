@@ -72,16 +72,17 @@ def _measure(names: Sequence[str], report: Report, options: argparse.Namespace, 
         TextColumn("{task.percentage:.0f} %: {task.description}"),
         TimeElapsedColumn(),
     )
-    with (
-        processes(options.workers) as executor,
-        Progress(*columns, console=console, disable=not console.is_terminal) as bar,
-    ):
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         progress = _Progress(console, bar, len(names))
-        lab = Lab(options.seed, options.quick, progress.say, progress.advance, executor, progress.spend)
         for name in names:
             began, progress.processor_s = time.monotonic(), 0.0
             try:
-                report.sections[name] = SECTIONS[name].measure(lab.of(name))
+                # Processes of its own: what kills them costs this section alone.
+                with processes(options.workers) as executor:
+                    lab = Lab(
+                        options.seed, options.quick, progress.say, progress.advance, executor, progress.spend, section=name
+                    )
+                    report.sections[name] = SECTIONS[name].measure(lab)
             except Exception as error:  # whatever it is, the other sections can go on
                 report.failures[name] = str(error) or repr(error)
                 console.print_exception()
