@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
-from router.access.keys import NewKey, is_key_id, new_key
+from router.access.keys import NewKey, new_key
 from router.access.roles import Role
+from router.cli.key_types import DURATION, KEY_ID, RATE
 from router.cli.options import audit_options, database_at, database_options, json_option
-from router.durations import HINT, parse_duration
 from router.storage import api_keys, token_keys
 from router.storage.api_keys import Grant, KeyRow
 from router.storage.audit import Act
@@ -20,56 +20,7 @@ from router.storage.connecting import SyncConnection, connect
 from router.storage.errors import StorageError
 from router.storage.migrate import migrate, schema_state
 
-_RATES = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _EXPERIMENT_ID_BYTES = 128
-
-
-class _Lifetime(click.ParamType[timedelta]):
-    """A duration above 0."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
-        if isinstance(value, timedelta):
-            return value
-        try:
-            found = timedelta(seconds=float(parse_duration(value).removesuffix("s")))
-        except (ValueError, OverflowError) as error:
-            self.fail(f"{value!r}: {error}; {HINT}", param, ctx)
-        if found <= timedelta(0) or found > timedelta(days=36_500):
-            self.fail(f"{value!r} must be above 0, and at most 36500d", param, ctx)
-        return found
-
-
-class _Rate(click.ParamType[float]):
-    """Calls in a second, a minute or an hour."""
-
-    name = "rate"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, float):
-            return value
-        count, slash, unit = value.partition("/")
-        if not slash or unit not in _RATES or not (count.isascii() and count.isdecimal()) or not 0 < int(count) <= 10**9:
-            self.fail(f"{value!r} is not a rate, as in 500/s, 60/m or 1000/h", param, ctx)
-        return int(count) / _RATES[unit]
-
-
-DURATION, RATE = _Lifetime(), _Rate()
-
-
-class _KeyId(click.ParamType[str]):
-    """The id of an API key, as `keys list` shows it. The key itself is refused, and not repeated."""
-
-    name = "key_id"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if not is_key_id(value):
-            self.fail("is not the id of a key: 12 characters that `bandit-router keys list` shows", param, ctx)
-        return str(value)
-
-
-KEY_ID = _KeyId()
 
 
 @click.group()
