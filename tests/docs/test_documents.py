@@ -4,14 +4,17 @@ Every ```python block runs as it stands, and every line of a ```console block th
 the order of the document, against one service and in one empty directory. Blocks marked ```text do not run.
 """
 
+import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes import serving
+from processes import alive, serving, wait_until
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(path for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")] if path.name != "LICENSE.md")
@@ -35,11 +38,23 @@ def test_the_documents_are_found() -> None:
     assert any(runnable(path) for path in DOCUMENTS)
 
 
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Path]:
+    """Where a document's commands run. What they left running, and noted in a file `NAME.pid`, is ended."""
+    directory = tmp_path / "here"
+    directory.mkdir()
+    yield directory
+    left = [int(file.read_text()) for file in directory.glob("*.pid")]
+    for pid in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: not any(alive(pid) for pid in left), "what the document started has ended", 60)
+
+
 @pytest.mark.parametrize("path", [p for p in DOCUMENTS if runnable(p)], ids=lambda p: str(p.relative_to(ROOT)))
-def test_every_block_runs(path: Path, tmp_path: Path) -> None:
-    here = tmp_path / "here"
-    here.mkdir()
+def test_every_block_runs(path: Path, here: Path, tmp_path: Path) -> None:
     (here / ".venv").symlink_to(Path(sys.prefix))
+    (here / "deploy").symlink_to(ROOT / "deploy")
     with serving(tmp_path / "service", "--workers", "1") as service:
         for name in ("build", "data"):
             (here / name).mkdir()
@@ -69,3 +84,22 @@ def test_every_block_runs(path: Path, tmp_path: Path) -> None:
 def test_every_link_leads_somewhere(path: Path) -> None:
     missing = [target for target, _ in LINK.findall(path.read_text()) if not (path.parent / target).exists()]
     assert missing == []
+
+
+def headings(path: Path) -> set[str]:
+    """The anchors of a document, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.+)$", BLOCK.sub("", path.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_every_alert_has_its_runbook() -> None:
+    alerts = (ROOT / "deploy" / "prometheus" / "alerts.yaml").read_text()
+    named = set(re.findall(r"docs/operations\.md#([\w-]+)", alerts))
+    assert len(named) > 10
+    assert named <= headings(ROOT / "docs" / "operations.md")
+
+
+def test_every_anchor_of_the_operations_guide_exists() -> None:
+    path = ROOT / "docs" / "operations.md"
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#([^)]+)\)", path.read_text()):
+        assert anchor in headings(path.parent / target if target else path), f"{target}#{anchor}"

@@ -69,7 +69,7 @@ def _valid_until(path: str) -> Finding:
         ends.append(_not_after(ssl.PEM_cert_to_DER_cert(pem)))
     left_s = min(ends) - time.time()
     until = time.strftime("%Y-%m-%d %H:%MZ", time.gmtime(min(ends)))
-    remedy = "replace the files: routers read them again at the next handshake, docs/operations.md#certificate-expiry"
+    remedy = "replace the files: routers read them again at the next handshake, docs/operations.md#certificate-expires"
     if left_s <= 0:
         return Finding("certificate", "problem", f"{path} expired on {until}: clients refuse it", remedy)
     level: Level = "problem" if left_s < _VERY_SOON_S else "warning" if left_s < _SOON_S else "ok"
