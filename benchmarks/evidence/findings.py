@@ -1,6 +1,6 @@
 """Findings: one figure of ours each, beside what was published or found independently, with what it must satisfy.
 
-Tolerances are multiples of standard errors, fixed before the figure is known; a figure that is not finite is an error.
+Tolerances are multiples of standard errors, or constants that the section states; a figure that is not finite is an error.
 """
 
 import math
@@ -89,7 +89,8 @@ def near(
     why: str = "",
 ) -> Finding:
     """A figure that must lie within `allowed` of `to`."""
-    target = f"{to:,.6g} ± {allowed:,.3g}" + (f" ({why})" if why else "")
+    off = f"{allowed:,.0f}" if allowed >= 100 else f"{allowed:.3g}"
+    target = f"{to:,.6g} ± {off}" + (f" ({why})" if why else "")
     return Finding(name, value, unit, stderr, beside, target, abs(value - to) <= allowed)
 
 

@@ -17,7 +17,7 @@ from benchmarks.report import number
 
 _METHOD = (
     "Each figure of ours is beside what was published or found independently, with its standard error (±) and what it must"
-    " satisfy, fixed beforehand. Figures that are only shown ask for nothing; `pass` is true for them in `evidence.json`."
+    " satisfy. Figures that are only shown ask for nothing; `pass` is true for them in `evidence.json`."
     " Streams of random numbers do not depend on the number of cores."
 )
 COLUMNS = ("Figure", "Ours", "±", "Published", "Independent", "Must be", "")
