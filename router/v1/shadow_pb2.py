@@ -28,7 +28,7 @@ from router.v1 import routing_pb2 as router_dot_v1_dot_routing__pb2
 from router.v1 import types_pb2 as router_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16router/v1/shadow.proto\x12\trouter.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17router/v1/routing.proto\x1a\x15router/v1/types.proto\"\x8d\x02\n\x13RecordShadowRequest\x12\x1f\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x04\x12\x1a\n\x06\x61rm_id\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x31\n\nrequest_id\x18\x03 \x01(\tB\x1d\xbaH\x1ar\x18\x18\x80\x02\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12%\n\x06prompt\x18\x04 \x01(\tB\x15\xbaH\x12r\x10\x18\xc0\x84=2\n^[^\\x00]*$\x12/\n\x07serving\x18\x05 \x01(\x0b\x32\x16.router.v1.ModelAnswerB\x06\xbaH\x03\xc8\x01\x01\x12.\n\x06shadow\x18\x06 \x01(\x0b\x32\x16.router.v1.ModelAnswerB\x06\xbaH\x03\xc8\x01\x01\"\xfd\x01\n\x0bModelAnswer\x12#\n\x04text\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x18\xc0\x84=2\n^[^\\x00]*$\x12+\n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32\x15.router.v1.CallReportB\x06\xbaH\x03\xc8\x01\x01\x12,\n\x05model\x18\x03 \x01(\tB\x1d\xbaH\x1ar\x18\x18\x80\x02\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12\x32\n\x0bstop_reason\x18\x04 \x01(\tB\x1d\xbaH\x1ar\x18\x18\x80\x01\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12:\n\x13provider_request_id\x18\x05 \x01(\tB\x1d\xbaH\x1ar\x18\x18\x80\x02\x32\x13^[^\\x00-\\x1f\\x7f]*$\")\n\x14RecordShadowResponse\x12\x11\n\tduplicate\x18\x01 \x01(\x08\"\xb3\x01\n\x16ListComparisonsRequest\x12\x42\n\rexperiment_id\x18\x01 \x01(\tB+\xbaH(r&\x10\x01\x18\x80\x01\x32\x1f^[A-Za-z0-9][A-Za-z0-9._:/@-]*$\x12\x18\n\x06\x61rm_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x1d\n\tpage_size\x18\x03 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\"^\n\x17ListComparisonsResponse\x12*\n\x0b\x63omparisons\x18\x01 \x03(\x0b\x32\x15.router.v1.Comparison\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x86\x03\n\nComparison\x12\x14\n\x0c\x64\x65\x63ision_key\x18\x01 \x01(\t\x12\x16\n\x0eserving_arm_id\x18\x02 \x01(\t\x12\x1b\n\x13serving_arm_version\x18\x03 \x01(\x05\x12\x15\n\rshadow_arm_id\x18\x04 \x01(\t\x12\x1a\n\x12shadow_arm_version\x18\x05 \x01(\x05\x12\x31\n\rdecision_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brecord_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12!\n\x04text\x18\t \x01(\x0e\x32\x13.router.v1.TextMode\x12\x0e\n\x06prompt\x18\n \x01(\t\x12\'\n\x07serving\x18\x0b \x01(\x0b\x32\x16.router.v1.ModelAnswer\x12&\n\x06shadow\x18\x0c \x01(\x0b\x32\x16.router.v1.ModelAnswer2\xba\x01\n\rShadowService\x12O\n\x0cRecordShadow\x12\x1e.router.v1.RecordShadowRequest\x1a\x1f.router.v1.RecordShadowResponse\x12X\n\x0fListComparisons\x12!.router.v1.ListComparisonsRequest\x1a\".router.v1.ListComparisonsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16router/v1/shadow.proto\x12\trouter.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17router/v1/routing.proto\x1a\x15router/v1/types.proto\"\xae\x02\n\x13RecordShadowRequest\x12\x1f\n\x0b\x64\x65\x63ision_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x04\x12;\n\x06\x61rm_id\x18\x02 \x01(\tB+\xbaH(r&\x10\x01\x18\x80\x01\x32\x1f^[A-Za-z0-9][A-Za-z0-9._:/@-]*$\x12\x31\n\nrequest_id\x18\x03 \x01(\tB\x1d\xbaH\x1ar\x18\x18\x80\x02\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12%\n\x06prompt\x18\x04 \x01(\tB\x15\xbaH\x12r\x10\x18\xc0\x84=2\n^[^\\x00]*$\x12/\n\x07serving\x18\x05 \x01(\x0b\x32\x16.router.v1.ModelAnswerB\x06\xbaH\x03\xc8\x01\x01\x12.\n\x06shadow\x18\x06 \x01(\x0b\x32\x16.router.v1.ModelAnswerB\x06\xbaH\x03\xc8\x01\x01\"\xfd\x01\n\x0bModelAnswer\x12#\n\x04text\x18\x01 \x01(\tB\x15\xbaH\x12r\x10\x18\xc0\x84=2\n^[^\\x00]*$\x12+\n\x04\x63\x61ll\x18\x02 \x01(\x0b\x32\x15.router.v1.CallReportB\x06\xbaH\x03\xc8\x01\x01\x12,\n\x05model\x18\x03 \x01(\tB\x1d\xbaH\x1ar\x18\x18\x80\x02\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12\x32\n\x0bstop_reason\x18\x04 \x01(\tB\x1d\xbaH\x1ar\x18\x18\x80\x01\x32\x13^[^\\x00-\\x1f\\x7f]*$\x12:\n\x13provider_request_id\x18\x05 \x01(\tB\x1d\xbaH\x1ar\x18\x18\x80\x02\x32\x13^[^\\x00-\\x1f\\x7f]*$\")\n\x14RecordShadowResponse\x12\x11\n\tduplicate\x18\x01 \x01(\x08\"\xb3\x01\n\x16ListComparisonsRequest\x12\x42\n\rexperiment_id\x18\x01 \x01(\tB+\xbaH(r&\x10\x01\x18\x80\x01\x32\x1f^[A-Za-z0-9][A-Za-z0-9._:/@-]*$\x12\x18\n\x06\x61rm_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x1d\n\tpage_size\x18\x03 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\"^\n\x17ListComparisonsResponse\x12*\n\x0b\x63omparisons\x18\x01 \x03(\x0b\x32\x15.router.v1.Comparison\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x86\x03\n\nComparison\x12\x14\n\x0c\x64\x65\x63ision_key\x18\x01 \x01(\t\x12\x16\n\x0eserving_arm_id\x18\x02 \x01(\t\x12\x1b\n\x13serving_arm_version\x18\x03 \x01(\x05\x12\x15\n\rshadow_arm_id\x18\x04 \x01(\t\x12\x1a\n\x12shadow_arm_version\x18\x05 \x01(\x05\x12\x31\n\rdecision_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brecord_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12!\n\x04text\x18\t \x01(\x0e\x32\x13.router.v1.TextMode\x12\x0e\n\x06prompt\x18\n \x01(\t\x12\'\n\x07serving\x18\x0b \x01(\x0b\x32\x16.router.v1.ModelAnswer\x12&\n\x06shadow\x18\x0c \x01(\x0b\x32\x16.router.v1.ModelAnswer2\xba\x01\n\rShadowService\x12O\n\x0cRecordShadow\x12\x1e.router.v1.RecordShadowRequest\x1a\x1f.router.v1.RecordShadowResponse\x12X\n\x0fListComparisons\x12!.router.v1.ListComparisonsRequest\x1a\".router.v1.ListComparisonsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,7 +38,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RECORDSHADOWREQUEST'].fields_by_name['decision_id']._loaded_options = None
   _globals['_RECORDSHADOWREQUEST'].fields_by_name['decision_id']._serialized_options = b'\272H\007r\005\020\001\030\200\004'
   _globals['_RECORDSHADOWREQUEST'].fields_by_name['arm_id']._loaded_options = None
-  _globals['_RECORDSHADOWREQUEST'].fields_by_name['arm_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
+  _globals['_RECORDSHADOWREQUEST'].fields_by_name['arm_id']._serialized_options = b'\272H(r&\020\001\030\200\0012\037^[A-Za-z0-9][A-Za-z0-9._:/@-]*$'
   _globals['_RECORDSHADOWREQUEST'].fields_by_name['request_id']._loaded_options = None
   _globals['_RECORDSHADOWREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\032r\030\030\200\0022\023^[^\\x00-\\x1f\\x7f]*$'
   _globals['_RECORDSHADOWREQUEST'].fields_by_name['prompt']._loaded_options = None
@@ -66,17 +66,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTCOMPARISONSREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTCOMPARISONSREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\200\004'
   _globals['_RECORDSHADOWREQUEST']._serialized_start=148
-  _globals['_RECORDSHADOWREQUEST']._serialized_end=417
-  _globals['_MODELANSWER']._serialized_start=420
-  _globals['_MODELANSWER']._serialized_end=673
-  _globals['_RECORDSHADOWRESPONSE']._serialized_start=675
-  _globals['_RECORDSHADOWRESPONSE']._serialized_end=716
-  _globals['_LISTCOMPARISONSREQUEST']._serialized_start=719
-  _globals['_LISTCOMPARISONSREQUEST']._serialized_end=898
-  _globals['_LISTCOMPARISONSRESPONSE']._serialized_start=900
-  _globals['_LISTCOMPARISONSRESPONSE']._serialized_end=994
-  _globals['_COMPARISON']._serialized_start=997
-  _globals['_COMPARISON']._serialized_end=1387
-  _globals['_SHADOWSERVICE']._serialized_start=1390
-  _globals['_SHADOWSERVICE']._serialized_end=1576
+  _globals['_RECORDSHADOWREQUEST']._serialized_end=450
+  _globals['_MODELANSWER']._serialized_start=453
+  _globals['_MODELANSWER']._serialized_end=706
+  _globals['_RECORDSHADOWRESPONSE']._serialized_start=708
+  _globals['_RECORDSHADOWRESPONSE']._serialized_end=749
+  _globals['_LISTCOMPARISONSREQUEST']._serialized_start=752
+  _globals['_LISTCOMPARISONSREQUEST']._serialized_end=931
+  _globals['_LISTCOMPARISONSRESPONSE']._serialized_start=933
+  _globals['_LISTCOMPARISONSRESPONSE']._serialized_end=1027
+  _globals['_COMPARISON']._serialized_start=1030
+  _globals['_COMPARISON']._serialized_end=1420
+  _globals['_SHADOWSERVICE']._serialized_start=1423
+  _globals['_SHADOWSERVICE']._serialized_end=1609
 # @@protoc_insertion_point(module_scope)

@@ -711,3 +711,11 @@ async def test_what_is_asked_about_an_experiment_with_shadow_arms_is_answered(ro
     assert not any("s has no decisions" in warning for warning in metrics.warnings)
     assert await query(router.url, "SELECT arm_id FROM arm_metrics") == [(decision.arm.arm_id,)]
     assert {found.arm_id for found in (await router.posterior()).arms} == {"a", "b"}
+
+
+@pytest.mark.parametrize("arm_id", ["", "\0", "s\0", "s t", "x" * 129])
+async def test_arm_ids_that_no_arm_can_have(router: Router, arm_id: str) -> None:
+    await router.run(mirroring())
+    reply = await router.route()
+    found = await refused(stub(router).RecordShadow(record_request(reply.decision_id, arm_id)))
+    assert (found.code, list(found.violations)) == (grpc.StatusCode.INVALID_ARGUMENT, ["arm_id"])
