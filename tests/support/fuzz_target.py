@@ -142,8 +142,12 @@ class FuzzTarget:
             self._create(known, definition, start=True)
         self._create(known, experiment(f"draft-{suffix}"), start=False)
         ids = [definition.experiment_id for definition in running]
+        paused = experiment(f"paused-{suffix}")
+        self._create(known, paused, start=True)
+        stub = experiments_pb2_grpc.ExperimentServiceStub(self.channel)
+        stub.PauseExperiment(experiments_pb2.PauseExperimentRequest(experiment_id=paused.experiment_id))
         known.running = ids
-        known.add("experiment_id", values=[*ids, ids[0], f"draft-{suffix}"])
+        known.add("experiment_id", values=[*ids, ids[0], f"draft-{suffix}", f"paused-{suffix}"])
         known.add("arm_id", "other_arm_id", "force_arm_id", "challenger_arm_id", "eligible_arm_ids", values=["a", "b", "s"])
 
         routed = [
