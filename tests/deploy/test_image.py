@@ -230,6 +230,11 @@ def test_it_runs_as_the_containers_do(
     assert not {".journal", ".events", ".damaged", ".refused"} & set(left)
 
 
+def test_the_demo_runs_from_what_is_installed(image: Image, tmp_path: Path) -> None:
+    done = image.run("demo", "--plain", "--prompts", "1500", HOME=str(tmp_path))
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+
+
 def health_check(image: Image, port: int) -> int:
     """The status of the image's own check."""
     command = [part.replace("9464", str(port)) for part in image_list("HEALTHCHECK")]
