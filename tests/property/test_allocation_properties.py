@@ -115,6 +115,7 @@ def test_a_subset_gets_its_own_probability_of_being_best():
     np.testing.assert_allclose(allocate(rule, alpha, beta, [1, 2])[1:], alone)
 
 
+@settings(deadline=None)
 @given(experiments(), st.data())
 def test_a_limited_arm_keeps_its_limits_and_the_others_their_own(experiment, data):
     rule, alpha, beta, _ = experiment

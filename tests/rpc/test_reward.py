@@ -262,7 +262,7 @@ def _token_and_definition():
 
     token = DecisionToken(1, bytes(16), 0, 1, True, 1, 0.5, 1_000_000, bytes(8), bytes(8), bytes(8), "")
     rule = RewardRule(DEFAULT_SIGNAL_MICROS, timedelta(days=7))
-    return token, SimpleNamespace(reward_rules={1: rule})
+    return token, SimpleNamespace(reward_rules={1: rule}, rules=SimpleNamespace(named_segment=lambda segment: ""))
 
 
 # Time

@@ -619,7 +619,7 @@ UPDATE policy_versions v SET policy_version = 99, definition_version = 99 FROM b
 
 async def test_a_broken_row_harms_no_other_experiment(router: Router, other_router: Router):
     """A definition that this version cannot read, as a newer version may write, must stop only its own experiment."""
-    await router.run()
+    await router.run(experiment(unit_share=0))
     await router.run(experiment("broken"))
     await knows(other_router, 2)
     await knows(other_router, 2, "broken")

@@ -91,8 +91,12 @@ async def test_a_deleted_event_is_found(learned: Router):
 
 
 async def test_it_runs_beside_a_live_service(learned: Router):
+    seen: set[int] = set()
+
     async def send() -> None:
-        for _ in range(10):
+        rounds = 0
+        while rounds < 10 or len(seen) < 2:
+            rounds += 1
             requests = [routing_pb2.RouteRequest(experiment_id="one")] * 20
             ids = [result.response.decision_id for result in (await learned.batch_route(requests)).results]
             await learned.batch_reward([event(i, 1.0) for i in ids])
@@ -101,9 +105,9 @@ async def test_it_runs_beside_a_live_service(learned: Router):
     reports = []
     while not sending.done():
         reports.append(await asyncio.to_thread(run, learned.url))
+        seen.add(reports[-1].events)
     await sending
     assert all(report.agrees for report in reports)
-    assert len({report.events for report in reports}) > 1, "it ran while events arrived"
 
 
 async def test_days_that_were_dropped_are_in_the_base(learned: Router):
