@@ -24,7 +24,7 @@ ONCE: Final = -1
 
 # Turns are counted beside what is stored: joining the two would compare every decision of a batch with every unit that is
 # stored, since nothing is hashed here. Units are looked up in one go, which costs a tenth of one by one. What is stored is
-# replaced by a conflict and not by an UPDATE, which would be such a join; where nothing is stored, a plain INSERT is cheaper.
+# replaced by a conflict, not by an UPDATE, which would be such a join; where nothing is stored, a plain INSERT is cheaper.
 TAKE_SHARES = """
 asked AS (
     SELECT NULL::int4 AS decision, unit_hash, incarnation, share_day, n, NULL::int4 AS share FROM unit_shares
