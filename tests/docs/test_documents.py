@@ -12,12 +12,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from processes import alive, serving, wait_until
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(path for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")] if path.name != "LICENSE.md")
+#: Many commands each: they run in `make test-slow`.
+SLOW = {"analysis.md", "evaluation.md", "models.md", "pictures.md"}
 BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)(#[^)]*)?\)")
 
@@ -51,7 +54,13 @@ def here(tmp_path: Path) -> Iterator[Path]:
     wait_until(lambda: not any(alive(pid) for pid in left), "what the document started has ended", 60)
 
 
-@pytest.mark.parametrize("path", [p for p in DOCUMENTS if runnable(p)], ids=lambda p: str(p.relative_to(ROOT)))
+def running_documents() -> list[Any]:
+    """The documents that have something to run; those that take long are slow tests."""
+    found = [path for path in DOCUMENTS if runnable(path)]
+    return [pytest.param(path, marks=[pytest.mark.slow] if path.name in SLOW else []) for path in found]
+
+
+@pytest.mark.parametrize("path", running_documents(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_block_runs(path: Path, here: Path, tmp_path: Path) -> None:
     (here / ".venv").symlink_to(Path(sys.prefix))
     (here / "deploy").symlink_to(ROOT / "deploy")

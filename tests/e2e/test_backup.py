@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
 from books import apply, experiment_at
 from postgres import TestCluster
 from processes import run, serving
@@ -105,6 +106,7 @@ async def test_a_restored_backup_goes_on_where_it_was_made(
         await made.close()
 
 
+@pytest.mark.slow
 def test_what_a_restore_refuses(cluster: TestCluster, database_url: str, tmp_path: Path) -> None:
     taken = run("restore", __file__, "--database-url", database_url)
     assert (taken.returncode, "is not empty" in taken.stderr) == (1, True), taken.stderr

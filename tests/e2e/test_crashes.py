@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,22 +66,27 @@ PROCESSES = ("worker killed", "postmaster killed", "supervisor killed", "everyth
 OUTAGES = ("Postgres stopped", "router started without Postgres", "Postgres hung", "Postgres read-only")
 
 
-def named(every: Sequence[Fault], names: Sequence[str]) -> list[Fault]:
+#: What `make soak` and `make test-slow` try.
+SLOW = ("supervisor killed", "spool torn", "router started without Postgres", "Postgres read-only")
+
+
+def named(every: Sequence[Fault], names: Sequence[str]) -> list[Any]:
     chosen = [what for what in every if what.name in names]
     assert len(chosen) == len(names)
-    return chosen
+    return [pytest.param(what, id=what.name, marks=[pytest.mark.slow] if what.name in SLOW else []) for what in chosen]
 
 
-@pytest.mark.parametrize("what", named(faults.OF_PROCESSES, PROCESSES), ids=lambda what: what.name)
+@pytest.mark.parametrize("what", named(faults.OF_PROCESSES, PROCESSES))
 def test_a_fault_of_processes_loses_and_repeats_nothing(what: Fault, own: stage.Stage) -> None:
     survives(what, own)
 
 
-@pytest.mark.parametrize("what", named(faults.OF_POSTGRES, OUTAGES), ids=lambda what: what.name)
+@pytest.mark.parametrize("what", named(faults.OF_POSTGRES, OUTAGES))
 def test_an_outage_loses_and_repeats_nothing(what: Fault, other: stage.Stage) -> None:
     survives(what, other)
 
 
+@pytest.mark.slow
 def test_a_full_disk_of_postgres_loses_and_repeats_nothing(tmp_path: Path) -> None:
     try:
         with (

@@ -77,10 +77,11 @@ def test_sticky_users(tmp_path: Path, assignment: str, arms: str) -> None:
     assert picture.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "checks"),
     [
-        pytest.param(
+        (
             "ab",
             [
                 "a user keeps their arm",
@@ -89,9 +90,8 @@ def test_sticky_users(tmp_path: Path, assignment: str, arms: str) -> None:
                 "the interval is honest",
                 "replay equals live evidence",
             ],
-            marks=pytest.mark.slow,
         ),
-        pytest.param(
+        (
             "interleave",
             [
                 "the arms took turns",
@@ -101,7 +101,6 @@ def test_sticky_users(tmp_path: Path, assignment: str, arms: str) -> None:
                 "pairs tell more than first turns",
                 "replay equals live evidence",
             ],
-            marks=pytest.mark.slow,
         ),
         (
             "canary",
@@ -178,6 +177,7 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path: Path, number: signal.Signa
     assert not alive(postmaster)
 
 
+@pytest.mark.slow
 def test_a_dead_service_is_told_with_its_log(tmp_path: Path) -> None:
     data = tmp_path / "kept"
     process = subprocess.Popen(
@@ -200,6 +200,7 @@ def test_a_dead_service_is_told_with_its_log(tmp_path: Path) -> None:
     assert "Traceback" not in stderr
 
 
+@pytest.mark.slow
 def test_a_directory_in_use_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("kept")
     done = subprocess.run(command("--keep", str(tmp_path)), cwd=tmp_path, capture_output=True, text=True, timeout=60)

@@ -144,6 +144,7 @@ def stopped(evaluation: Evaluation, ending: signal.Signals, lines: int) -> tuple
     return process.returncode, errors
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_an_interrupted_run_goes_on(tmp_path: Path, loopback: Loopback) -> None:
     names = ("qwen2.5-7b-instruct@40-80ms", "claude-sonnet-4-6@40-80ms")

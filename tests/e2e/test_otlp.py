@@ -127,6 +127,7 @@ def test_spans_arrive(protocol: str, collector: Any, tmp_path: Path) -> None:
             assert "rpc.server.duration" in collected.metrics
 
 
+@pytest.mark.slow
 def test_a_collector_that_is_away_holds_nothing_up(tmp_path: Path) -> None:
     environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_BSP_SCHEDULE_DELAY": "200"}
     with serving(tmp_path, environment=environment) as service:

@@ -20,6 +20,8 @@ from router.cli.main import main
 from router.cli.past import metrics_of, snapshots_of
 from router.client import RewardEvent, RouterClient, RouteRequest
 
+pytestmark = pytest.mark.slow
+
 TWO = """\
 experiment: {name}
 arms:

@@ -127,6 +127,7 @@ def test_a_stop_during_a_rolling_restart_leaves_nothing_behind(tmp_path: Path) -
         assert "Traceback" not in service.log
 
 
+@pytest.mark.slow
 def test_a_keeper_that_is_killed_under_load_loses_nothing(tmp_path: Path, experiment_file: Path) -> None:
     with serving(tmp_path, "--workers", "2") as service:
         apply(experiment_file, service.target)
@@ -245,6 +246,7 @@ def test_retention_is_checked_at_the_start(tmp_path: Path) -> None:
     assert "--retention '3 weeks': must be a number of days, as in 90d" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_window_in_which_calls_are_refused_is_short(tmp_path: Path, experiment_file: Path) -> None:
     """Without retries: calls that arrive in the very moment in which their worker stops are cancelled, no others."""
     refused: list[grpc.StatusCode] = []

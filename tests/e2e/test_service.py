@@ -129,6 +129,7 @@ class TestRefusals:
         assert line.startswith("error: ")
         return line
 
+    @pytest.mark.slow
     def test_a_busy_port_and_a_directory_in_use(self, tmp_path: Path) -> None:
         with serving(tmp_path) as service:
             line = self.refused("serve", "--listen", service.target, "--data-dir", tmp_path / "other")
