@@ -11,12 +11,17 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from hypothesis import settings
 from postgres import TestCluster
 from running import Router, StoppableCluster
 
 from router.server import Clocks
 from router.storage.database import Database, DatabaseUrl
 from router.storage.migrate import migrate
+
+# A machine that does other things too is slow now and then. Tests that need more examples say so.
+settings.register_profile("shared machine", deadline=None, max_examples=50)
+settings.load_profile("shared machine")
 
 TEMPLATE = "template_migrated"
 StartRouter = Callable[..., Awaitable[Router]]

@@ -19,8 +19,21 @@ from processes import alive, serving, wait_until
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(path for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")] if path.name != "LICENSE.md")
-#: Many commands each: they run in `make test-slow`.
-SLOW = {"analysis.md", "evaluation.md", "models.md", "pictures.md"}
+#: Each takes ten seconds and more: they run in `make test-slow`. What operators and first readers follow is always run.
+SLOW = {
+    "analysis.md",
+    "canary.md",
+    "estimates.md",
+    "evaluation.md",
+    "history.md",
+    "interleaving.md",
+    "judge.md",
+    "metrics.md",
+    "models.md",
+    "pictures.md",
+    "planning.md",
+    "shadow.md",
+}
 BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)(#[^)]*)?\)")
 

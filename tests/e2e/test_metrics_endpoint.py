@@ -193,6 +193,7 @@ def test_live_and_ready(tmp_path: Path) -> None:
         assert service.process.wait(40) == 0
 
 
+@pytest.mark.slow
 def test_of_two_services_on_one_database_one_has_the_leaders_series(database_url: str, tmp_path: Path) -> None:
     arguments = ("--database-url", database_url, *ENDPOINT)
     with serving(tmp_path / "one", *arguments) as one, serving(tmp_path / "two", *arguments) as two:
@@ -229,6 +230,7 @@ def test_an_address_that_cannot_be_is_refused(address: str, says: str, tmp_path:
     assert "--metrics-listen" in done.stderr
 
 
+@pytest.mark.slow
 def test_with_tls_it_says_when_the_certificate_expires(tmp_path: Path) -> None:
     cert, key = Authority.create(tmp_path).sign("server")
     with serving(tmp_path, *ENDPOINT, "--tls-cert", cert, "--tls-key", key) as service:
@@ -237,6 +239,7 @@ def test_with_tls_it_says_when_the_certificate_expires(tmp_path: Path) -> None:
         assert 0 < expiry - time.time() < 2 * 86_400 + 60
 
 
+@pytest.mark.slow
 def test_without_the_option_nothing_listens(tmp_path: Path) -> None:
     with serving(tmp_path) as service:
         assert "metrics" not in service.line

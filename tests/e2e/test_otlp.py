@@ -100,6 +100,7 @@ def call(target: str) -> None:
             stub.Route(routing_pb2.RouteRequest(experiment_id="nobody"), timeout=30)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("protocol", "collector"), [("http/protobuf", http_collector), ("grpc", grpc_collector)])
 def test_spans_arrive(protocol: str, collector: Any, tmp_path: Path) -> None:
     collected = Collected()

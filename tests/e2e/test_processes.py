@@ -99,6 +99,7 @@ def test_a_rolling_restart_fails_no_call_and_loses_nothing(tmp_path: Path, exper
         assert "Traceback" not in service.log
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_start_ends_a_rolling_restart_and_the_old_ones_stay(
     tmp_path: Path, experiment_file: Path, database_url: str
 ) -> None:
@@ -117,6 +118,7 @@ def test_a_worker_that_cannot_start_ends_a_rolling_restart_and_the_old_ones_stay
         wait_until(lambda: not processes_of(service) & before, "the next one succeeds", 60)
 
 
+@pytest.mark.slow
 def test_a_stop_during_a_rolling_restart_leaves_nothing_behind(tmp_path: Path) -> None:
     with serving(tmp_path, "--workers", "2") as service:
         service.process.send_signal(signal.SIGHUP)
@@ -145,6 +147,7 @@ def test_a_keeper_that_is_killed_under_load_loses_nothing(tmp_path: Path, experi
         check_books(embedded_url(tmp_path), answered=len(load.answered), rewarded=len(load.rewarded))
 
 
+@pytest.mark.slow
 def test_the_keeper_gives_way_and_stops_last(tmp_path: Path, experiment_file: Path) -> None:
     """What workers leave as they stop is in Postgres when the service has ended."""
     with serving(tmp_path) as service:
@@ -217,6 +220,7 @@ def test_without_a_saved_copy_it_says_why_it_cannot_start(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_at_any_moment_of_the_start_ends_it_quietly(tmp_path: Path, number: signal.Signals) -> None:
     """From when the program has begun to run, which takes Python a while, until it serves."""

@@ -149,6 +149,7 @@ async def test_a_healthy_challenger_comes_to_all_traffic_through_all_five_stages
     await known_everywhere(world, lambda share: share > 0.9)
 
 
+@pytest.mark.slow
 async def test_a_bad_challenger_is_taken_out_at_one_per_cent_and_gets_nothing_afterwards(world: World):
     world.bad = 0.30
     got = 0
@@ -172,6 +173,7 @@ async def test_a_bad_challenger_is_taken_out_at_one_per_cent_and_gets_nothing_af
     assert (await world.status()).phase == Phase.PHASE_ROLLED_BACK
 
 
+@pytest.mark.slow
 async def test_silence_holds_the_stage_and_warns_after_a_while(world: World):
     await world.serve(12_000, feedback=False)
     await world.stored()
@@ -210,6 +212,7 @@ async def test_a_paused_experiment_is_not_judged(world: World):
     await until(assessed, "it is judged again")
 
 
+@pytest.mark.slow
 async def test_a_leader_that_is_cut_off_within_a_transition_hands_over_exactly_once(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

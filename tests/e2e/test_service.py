@@ -83,6 +83,7 @@ def test_calls_under_way_are_answered_while_it_drains(tmp_path: Path, experiment
         check_books(embedded_url(tmp_path), answered=len(answered), rewarded=len(rewarded))
 
 
+@pytest.mark.slow
 def test_two_services_on_one_database_share_what_they_learn(
     tmp_path: Path, experiment_file: Path, database_url: str
 ) -> None:

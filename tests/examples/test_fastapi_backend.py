@@ -94,6 +94,7 @@ def test_answers_are_routed_and_feedback_is_learned_from(router: ExampleRouter, 
         assert app.post("/answers", session_id="s-1", turn_id="1")[0] == 422
 
 
+@pytest.mark.slow
 def test_an_outage_of_the_router_costs_no_answer(router: ExampleRouter, tmp_path: Path) -> None:
     with backend(router, tmp_path) as app:
         asked = {"session_id": "s-1", "turn_id": "1", "text": "Question"}
