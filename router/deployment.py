@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -85,9 +86,12 @@ def _from_copy(database: Database, spool_dir: Path) -> Deployment:
     from router.storage.migrate import needed_revision
 
     path = find_copy(spool_dir, database.url.shown, needed_revision())
-    with closing(SavedFile(path)) as file:
-        origin = file.origin()
-        if origin is None:
-            raise SavedCopyError(f"{path} is empty")
-        saved = SavedState(origin.as_of, file.experiments(), file.api_keys())
-        return Deployment(origin.deployment_id, file.codec(), path.parent, saved)
+    try:
+        with closing(SavedFile(path)) as file:
+            origin = file.origin()
+            if origin is None:
+                raise SavedCopyError(f"{path} is empty")
+            saved = SavedState(origin.as_of, file.experiments(), file.api_keys())
+            return Deployment(origin.deployment_id, file.codec(), path.parent, saved)
+    except sqlite3.Error as error:
+        raise SavedCopyError(f"{path} is damaged: {error}") from error

@@ -108,13 +108,13 @@ def mutated(draw: st.DrawFn) -> str:
     return text
 
 
-@fuzzing.bounded(300)
+@fuzzing.bounded(150)
 @given(mutated())
 def test_mutated_files(content: str) -> None:
     refused_or_read(content)
 
 
-@fuzzing.bounded(150)
+@fuzzing.bounded(75)
 @given(mutated().map(lambda text: text.encode(errors="surrogatepass")), st.data())
 def test_mutated_bytes(content: bytes, data: st.DataObject) -> None:
     changed = bytearray(content)

@@ -71,7 +71,7 @@ def damaged(draw: st.DrawFn) -> tuple[list[Record], list[Record], bytes]:
     return records, whole, b"".join(parts) + draw(st.just(b"") | _GARBAGE)
 
 
-@fuzzing.bounded(150)
+@fuzzing.bounded(75)
 @given(damaged(), st.integers(1, 200))
 def _read_damaged(directory: Path, segment: tuple[list[Record], list[Record], bytes], limit: int) -> None:
     records, whole, data = segment
@@ -97,7 +97,7 @@ def test_damaged_segments(tmp_path: Path) -> None:
     _read_damaged(tmp_path / "spool")
 
 
-@fuzzing.bounded(100)
+@fuzzing.bounded(50)
 @given(st.binary(max_size=200), st.sampled_from([b"A", b"D", b"E", b"Z"]))
 def test_records_of_any_content(payload: bytes, kind: bytes) -> None:
     """As after damage that a checksum does not show: understood, or refused with a reason."""
@@ -188,7 +188,7 @@ def test_a_damaged_saved_copy_is_an_error_that_says_so(tmp_path: Path) -> None:
     database = Database(DatabaseUrl.parse("postgresql://nobody@127.0.0.1:1/name"))
     kinds = ["flip", "flip", "flip", "cut", "zeros", "noise", "empty"]
 
-    @fuzzing.bounded(60)
+    @fuzzing.bounded(30)
     @given(st.sampled_from(kinds), st.integers(0, len(data) - 1), st.integers(1, 2000), st.binary(min_size=1, max_size=300))
     def start(kind: str, at: int, length: int, noise: bytes) -> None:
         hurt = bytearray(data)
@@ -219,7 +219,7 @@ _JSON = st.recursive(
 _FIELDS = st.dictionaries(st.sampled_from(["port", "pid", "url", "analyst_url", "x"]), _JSON, max_size=5)
 
 
-@fuzzing.bounded(100)
+@fuzzing.bounded(50)
 @given(st.binary(max_size=60) | (_FIELDS | _JSON).map(lambda value: json.dumps(value).encode()) | st.just(b"[" * 100_000))
 def _read_record(directory: Path, content: bytes) -> None:
     (directory / RECORD).write_bytes(content)
