@@ -17,6 +17,7 @@ from running import Router, StoppableCluster
 
 from router.server import Clocks
 from router.storage.database import Database, DatabaseUrl
+from router.storage.election import Session, elected
 from router.storage.migrate import migrate
 
 # A machine that does other things too is slow now and then. Tests that need more examples say so.
@@ -67,6 +68,14 @@ async def database(database_url: str) -> AsyncIterator[Database]:
     database = Database(DatabaseUrl.parse(database_url))
     yield database
     await database.dispose()
+
+
+@pytest.fixture
+async def session(database: Database) -> AsyncIterator[Session]:
+    """A leader's session: the test itself leads."""
+    async with elected(database) as found:
+        assert found is not None
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -7,29 +7,17 @@ from collections.abc import AsyncIterator
 import psycopg
 import pytest
 import pytest_asyncio
-from alembic import command
-from alembic.config import Config
+from migrating import migrate_to
 from postgres import TestCluster
-from sqlalchemy import URL, create_engine
 
 from router.storage.connecting import DatabaseUrl
 from router.storage.database import Database
-from router.storage.migrate import migrate, migrations_directory
+from router.storage.migrate import migrate
 from router.storage.token_keys import load_codec
 
 #: What the version before says at its first start, and at each.
 OLD_INSERT = "INSERT INTO token_keys (key_id, secret) VALUES (%s, %s)"
 OLD_READ = "SELECT key_id, secret FROM token_keys ORDER BY created_at DESC, key_id"
-
-
-def migrate_to(url: str, revision: str) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(migrations_directory()))
-    engine = create_engine(URL.create("postgresql+psycopg"), creator=lambda: psycopg.connect(url))
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
-    engine.dispose()
 
 
 @pytest_asyncio.fixture

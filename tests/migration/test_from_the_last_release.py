@@ -11,16 +11,14 @@ from typing import Any
 import psycopg
 import pytest
 import release_0_1_0 as old
-from alembic import command
-from alembic.config import Config
 from growth import add_experiments, day, event_row
+from migrating import migrate_to
 from postgres import TestCluster
 from running import assert_replay_agrees, query, scalar, until_scalar
-from sqlalchemy import URL, create_engine
 
 from bandit.reward import Evidence
 from router.storage.database import Database, DatabaseUrl
-from router.storage.migrate import migrate, migrations_directory
+from router.storage.migrate import migrate
 from router.storage.policies import read_evidence
 from router.storage.retention import drop_expired
 from router.storage.writer import EventWriter
@@ -45,16 +43,6 @@ UNION ALL
 SELECT viewname, 'v', NULL, definition, NULL, NULL, obj_description(format('public.%I', viewname)::regclass), NULL
 FROM pg_views WHERE schemaname = 'public'
 """
-
-
-def migrate_to(url: str, revision: str) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(migrations_directory()))
-    engine = create_engine(URL.create("postgresql+psycopg"), creator=lambda: psycopg.connect(url))
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
-    engine.dispose()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -10,36 +9,23 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
+from hands import HOUR_US, NOON_US, Hand
 from running import Router, arm, event, experiment, query, refused, until_scalar
 
 from bandit.drift import drift
 from bandit.inference import rate_interval
 from bandit.reward import MICROS, Evidence
-from router.clocks import Clocks
 from router.storage.connecting import DatabaseUrl
 from router.storage.database import Database
 from router.storage.retention import drop_expired
 from router.v1 import experiments_pb2, posteriors_pb2, routing_pb2, types_pb2
 
-HOUR_US = 3_600_000_000
-NOON_US = 1_790_000_000_000_000 // (24 * HOUR_US) * (24 * HOUR_US) + 12 * HOUR_US
 RETRY, FOLLOW_UP = types_pb2.SIGNAL_IMMEDIATE_RETRY, types_pb2.SIGNAL_FOLLOW_UP_QUESTION
 
 
-class Hand:
-    """A clock that is set by hand."""
-
-    def __init__(self) -> None:
-        self.now_us = NOON_US
-
-    @property
-    def clocks(self) -> Clocks:
-        return replace(Clocks(), now_us=lambda: self.now_us)
-
-
 @pytest.fixture
-def hand() -> Iterator[Hand]:
-    return Hand()  # type: ignore[return-value]
+def hand() -> Hand:
+    return Hand()
 
 
 @pytest.fixture

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,16 +11,16 @@ from typing import Any
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
+from hands import HOUR_US, Hand, next_hour_us
 from running import Router, assert_replay_agrees, experiment, query, scalar, until
 
 from bandit.posterior import probability_best
-from router.clocks import Clocks
 from router.controllers import discounting
 from router.controllers.discounting import HourHand
 from router.controllers.snapshots import Historian
 from router.storage.connecting import DatabaseUrl, connect
 from router.storage.database import Database
-from router.storage.election import Session, elected
+from router.storage.election import Session
 from router.storage.rebuild import rebuild
 from router.storage.retention import drop_expired
 from router.storage.saved import FILE, SavedFile
@@ -30,40 +28,21 @@ from router.storage.saver import Saver
 from router.storage.token_keys import deployment_id
 from router.v1 import experiments_pb2, posteriors_pb2
 
-HOUR_US = 3_600_000_000
-
-
-class Hand:
-    """A clock that is set by hand: it begins at a full hour after the present one."""
-
-    def __init__(self) -> None:
-        self.now_us = (time.time_ns() // 1000 // HOUR_US + 1) * HOUR_US
-
-    def __call__(self) -> int:
-        return self.now_us
-
 
 @pytest.fixture
 def hand() -> Hand:
-    return Hand()
-
-
-@pytest.fixture
-async def session(database: Database) -> Any:
-    async with elected(database) as found:
-        assert found is not None
-        yield found
+    return Hand(next_hour_us())
 
 
 @pytest.fixture
 async def router(database_url: str, start_router: Any, hand: Hand) -> Router:
-    return await start_router(database_url, replace(Clocks(), now_us=hand), keeper=False)
+    return await start_router(database_url, hand.clocks, keeper=False)
 
 
 @pytest.fixture
 async def other_router(router: Router, start_router: Any, hand: Hand) -> Router:
     # Without a keeper: the test itself leads.
-    return await start_router(router.url, replace(Clocks(), now_us=hand), keeper=False)
+    return await start_router(router.url, hand.clocks, keeper=False)
 
 
 @pytest.fixture
@@ -267,7 +246,7 @@ async def test_a_keeper_moves_the_hour(
     database_url: str, start_router: Any, hand: Hand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(discounting, "EVERY_S", 0.05)
-    router = await start_router(database_url, replace(Clocks(), now_us=hand))
+    router = await start_router(database_url, hand.clocks)
     await router.run(forgetting(half_life=2))
     await router.learn("a", 8)
     hand.now_us += 2 * HOUR_US

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
-
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
+from hands import HOUR_US, NOON_US, Hand
 from running import Router, StoppableCluster, arm, event, experiment, query, refused, until_scalar
 
 from bandit.assignment import held_out
 from bandit.inference import rate_interval
-from router.clocks import Clocks
 from router.v1 import experiments_pb2, posteriors_pb2, routing_pb2, types_pb2
 
 RETRY, REPHRASED, ABANDONED, FOLLOW_UP, COMPLETED, UP = (
@@ -24,25 +21,11 @@ RETRY, REPHRASED, ABANDONED, FOLLOW_UP, COMPLETED, UP = (
     types_pb2.SIGNAL_TASK_COMPLETED,
     types_pb2.SIGNAL_THUMBS_UP,
 )
-HOUR_US = 3_600_000_000
-#: Noon of a day.
-NOON_US = 1_790_000_000_000_000 // (24 * HOUR_US) * (24 * HOUR_US) + 12 * HOUR_US
-
-
-class Hand:
-    """A clock that is set by hand."""
-
-    def __init__(self) -> None:
-        self.now_us = NOON_US
-
-    @property
-    def clocks(self) -> Clocks:
-        return replace(Clocks(), now_us=lambda: self.now_us)
 
 
 @pytest.fixture
-def hand() -> Iterator[Hand]:
-    return Hand()  # type: ignore[return-value]
+def hand() -> Hand:
+    return Hand()
 
 
 def time(us: int) -> Timestamp:

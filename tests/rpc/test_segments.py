@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
+from hands import HOUR_US, Hand, next_hour_us
 from running import Router, assert_replay_agrees, event, experiment, query, refused, scalar, until, until_scalar
 
 from bandit.assignment import rendezvous
@@ -24,14 +24,13 @@ from router import analysis
 from router.cli.picture import picture
 from router.cli.replay import replay
 from router.cli.status import status
-from router.clocks import Clocks
 from router.controllers.derive import Deriver
 from router.controllers.snapshots import Historian
 from router.pictures import history_of, history_of_rows
 from router.policy import compile_policy
 from router.storage.connecting import DatabaseUrl, connect
 from router.storage.database import Database
-from router.storage.election import Session, elected
+from router.storage.election import Session
 from router.storage.imports import Import, add
 from router.storage.policies import read_evidence
 from router.storage.rebuild import rebuild
@@ -41,39 +40,20 @@ from router.storage.saver import Saver
 from router.storage.token_keys import deployment_id
 from router.v1 import experiments_pb2, posteriors_pb2, routing_pb2
 
-HOUR_US = 3_600_000_000
-
-
-class Hand:
-    """A clock that is set by hand: it begins at a full hour after the present one."""
-
-    def __init__(self) -> None:
-        self.now_us = (int(datetime.now(UTC).timestamp() * 1e6) // HOUR_US + 1) * HOUR_US
-
-    def __call__(self) -> int:
-        return self.now_us
-
 
 @pytest.fixture
 def hand() -> Hand:
-    return Hand()
-
-
-@pytest.fixture
-async def session(database: Database) -> Any:
-    async with elected(database) as found:
-        assert found is not None
-        yield found
+    return Hand(next_hour_us())
 
 
 @pytest.fixture
 async def router(database_url: str, start_router: Any, hand: Hand) -> Router:
-    return await start_router(database_url, replace(Clocks(), now_us=hand), keeper=False)
+    return await start_router(database_url, hand.clocks, keeper=False)
 
 
 @pytest.fixture
 async def other_router(router: Router, start_router: Any, hand: Hand) -> Router:
-    return await start_router(router.url, replace(Clocks(), now_us=hand), keeper=False)
+    return await start_router(router.url, hand.clocks, keeper=False)
 
 
 def divided(names: Iterable[str] = ("de", "fr"), **fields: Any) -> experiments_pb2.Experiment:
@@ -289,7 +269,7 @@ async def test_silence_counts_in_its_segment(router: Router, start_router: Any, 
     definition.reward_rule.mature_after.CopyFrom(Duration(seconds=30))
     definition.reward_rule.no_feedback = 0.0
     await router.run(definition)
-    await start_router(router.url, replace(Clocks(), now_us=hand))
+    await start_router(router.url, hand.clocks)
     await until_scalar(router.url, "SELECT matured_to IS NOT NULL FROM policy_versions", True)
     for segment in ("de", "de", "fr", "elsewhere"):
         hand.now_us += 1_000_000
@@ -311,7 +291,7 @@ async def test_derived_signals_count_in_their_segment(
     definition.reward_rule.derived.retry_within.CopyFrom(Duration(seconds=60))
     await router.run(definition)
     # The test leads: this keeper only stores decisions.
-    await start_router(router.url, replace(Clocks(), now_us=hand))
+    await start_router(router.url, hand.clocks)
     for segment in ("de", "elsewhere"):
         for _ in range(2):
             hand.now_us += 1_000_000

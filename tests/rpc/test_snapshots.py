@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,46 +14,24 @@ import pytest
 from click.testing import CliRunner
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
+from hands import Hand
 from running import Router, event, experiment, query, refused, until, until_scalar
 
 from router.cli.replay import replay
-from router.clocks import Clocks
 from router.controllers.snapshots import Historian
 from router.storage import maturing as waiting
 from router.storage.connecting import DatabaseUrl, connect
 from router.storage.database import Database
-from router.storage.election import Session, elected
+from router.storage.election import Session
 from router.storage.rebuild import rebuild
 from router.v1 import experiments_pb2, posteriors_pb2, routing_pb2, types_pb2
 
 SECOND_US = 1_000_000
-NOON_US = 1_790_000_000_000_000 // (86_400 * SECOND_US) * (86_400 * SECOND_US) + 43_200 * SECOND_US
-
-
-class Hand:
-    """A clock that is set by hand."""
-
-    def __init__(self) -> None:
-        self.now_us = NOON_US
-
-    def __call__(self) -> int:
-        return self.now_us
-
-    @property
-    def clocks(self) -> Clocks:
-        return replace(Clocks(), now_us=self)
 
 
 @pytest.fixture
 def hand() -> Hand:
     return Hand()
-
-
-@pytest.fixture
-async def session(database: Database) -> Any:
-    async with elected(database) as found:
-        assert found is not None
-        yield found
 
 
 @pytest.fixture

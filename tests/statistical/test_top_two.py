@@ -12,47 +12,19 @@ from numpy.typing import NDArray
 
 from bandit.posterior import probability_best
 from bandit.top_two import from_log_chances
+from benchmarks.evidence.posteriors import Posteriors
 
 #: Together they take minutes; unit tests have the same formulas against independent values.
 pytestmark = pytest.mark.slow
 
 MEANS = np.array([0.1, 0.2, 0.3, 0.4, 0.5])
-CELLS = 400
 Array = NDArray[np.float64]
-
-
-class Posteriors:
-    """P(best) of many runs side by side, by the midpoint rule on [0, 1]: an arm changes, the others' densities are kept."""
-
-    def __init__(self, runs: int) -> None:
-        x = (np.arange(CELLS) + 0.5) / CELLS
-        self._log_x, self._log_rest = np.log(x), np.log1p(-x)
-        self.counts = np.zeros((2, runs, len(MEANS)))
-        self._f = np.full((runs, len(MEANS), CELLS), 1 / CELLS)
-        self._cdf = np.tile(x, (runs, len(MEANS), 1))
-
-    def best(self) -> Array:
-        p = (self._f / np.maximum(self._cdf, 1e-300) * self._cdf.prod(axis=1, keepdims=True)).sum(axis=2)
-        return np.asarray(p / p.sum(axis=1, keepdims=True))
-
-    def keep(self, runs: NDArray[np.bool_]) -> None:
-        self.counts, self._f, self._cdf = self.counts[:, runs], self._f[runs], self._cdf[runs]
-
-    def learn(self, arm: NDArray[np.intp], success: NDArray[np.bool_]) -> None:
-        run = np.arange(len(arm))
-        self.counts[0, run, arm] += success
-        self.counts[1, run, arm] += ~success
-        s, f = self.counts[:, run, arm]
-        log_f = s[:, None] * self._log_x + f[:, None] * self._log_rest
-        density = np.exp(log_f - log_f.max(axis=1, keepdims=True))
-        density /= density.sum(axis=1, keepdims=True)
-        self._f[run, arm], self._cdf[run, arm] = density, density.cumsum(axis=1) - 0.5 * density
 
 
 def lengths(allocation: Callable[[Array], Array], runs: int, seed: int) -> tuple[Array, Array]:
     """The samples that each run took, and whether it named the best arm."""
     rng = np.random.default_rng(seed)
-    posteriors = Posteriors(runs)
+    posteriors = Posteriors(runs, len(MEANS))
     live, length, right = np.arange(runs), np.zeros(runs), np.zeros(runs)
     samples = 0
     while live.size:

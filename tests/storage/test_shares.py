@@ -27,7 +27,7 @@ from running import assert_replay_agrees, locked, query, scalar, until_waiting
 
 from bandit.reward import Evidence
 from router.storage import maturing
-from router.storage.database import Database, DatabaseUrl
+from router.storage.database import Database
 from router.storage.events import EventRow, EventStatus, apply_events
 from router.storage.partitions import ensure_partitions
 from router.storage.retention import drop_expired
@@ -51,14 +51,7 @@ def url(database_url: str) -> str:
 
 
 @pytest.fixture
-async def database(url: str):
-    database = Database(DatabaseUrl.parse(url))
-    yield database
-    await database.dispose()
-
-
-@pytest.fixture
-async def writers(database: Database):
+async def writers(url: str, database: Database):
     writers = [EventWriter(database) for _ in range(2)]
     yield writers
     for writer in writers:
