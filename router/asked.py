@@ -8,8 +8,8 @@ from bandit.assignment import held_out
 from bandit.turns import LARGEST_TURN
 from router.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError
 from router.experiment import SERVING
+from router.known import Entry
 from router.policy import Choice, Policy
-from router.registry import Entry
 from router.v1 import routing_pb2
 
 #: A turn has one number only, so that a retry of it is the same turn.

@@ -20,14 +20,14 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from enum import Enum
 from typing import Protocol, TypeAlias
 
 from google.protobuf.message import Message
 
-from router.errors import InternalError, InvalidArgumentError, ResourceExhaustedError, ServiceError, UnavailableError
+from router.errors import InternalError, InvalidArgumentError, ResourceExhaustedError, UnavailableError
 from router.storage.errors import RefusedRowError, StorageUnavailableError
 from router.storage.events import BatchResult, EventRow
+from router.submission import PATIENCE_S, Fate, Outcome, Submission, unsettled
 
 log = logging.getLogger(__name__)
 
@@ -39,32 +39,12 @@ _LONG_COMMIT_S = 0.1
 _REST_A_CALL_S, _LONGEST_REST_S = 0.001, 0.025
 #: Most events that may wait; more go to the spool.
 LARGEST_QUEUE = 100_000
-#: Longest that a call waits for its commit.
-PATIENCE_S = 1.0
-#: What a call needs to answer after its wait.
-_MARGIN_S = 0.05
 #: While Postgres is away, a batch is tried this often.
 _PROBE_S = 0.5
+#: Calls whose patience ends within this time are spooled together.
+_TOGETHER_S = 0.01
 #: Events are written to the spool and synced this many at once.
 _SPOOLED_AT_ONCE = 1_000
-
-
-class Fate(Enum):
-    """What became of an event that did not fail."""
-
-    #: Durable and counted now.
-    STORED = 1
-    #: Its id was known.
-    KNOWN = 2
-    #: Durable on this host's disk.
-    SPOOLED = 3
-    #: Its decision's day is no longer kept.
-    DROPPED = 4
-    #: Durable, and not counted: the unit's share is taken.
-    LIMITED = 5
-
-
-Outcome: TypeAlias = Fate | ServiceError
 #: What makes the same event a repetition when it comes again in the batch.
 _DURABLE = (Fate.STORED, Fate.KNOWN, Fate.LIMITED)
 
@@ -92,40 +72,7 @@ class EventSpool(Protocol):
         """Return once what was written before is on disk; raises ResourceExhaustedError or OSError if the disk refuses."""
 
 
-class Submission:
-    """The events of one call, on their way."""
-
-    __slots__ = ("done", "give_up_at", "left", "outcomes", "received_at_us", "requests")
-
-    def __init__(
-        self, requests: Sequence[Message], received_at_us: int, give_up_at: float, done: asyncio.Future[None]
-    ) -> None:
-        self.requests = requests
-        self.received_at_us = received_at_us
-        #: By the event loop's clock.
-        self.give_up_at = give_up_at
-        self.outcomes: list[Outcome | None] = [None] * len(requests)
-        self.left = len(requests)
-        #: Resolved once every event has its outcome.
-        self.done = done
-
-    def settle(self, position: int, outcome: Outcome) -> None:
-        """Give an event its outcome, unless it has one."""
-        if self.outcomes[position] is None:
-            self.outcomes[position] = outcome
-            self.left -= 1
-            if not self.left and not self.done.done():
-                self.done.set_result(None)
-
-
 _Waiting: TypeAlias = tuple[Submission, int, EventRow]
-
-
-def patience_s(deadline_s: float | None) -> float:
-    """Return how long a call may wait for its commit, given the seconds that its client still waits for it."""
-    if deadline_s is None:
-        return PATIENCE_S
-    return min(max(deadline_s - _MARGIN_S, deadline_s / 2), PATIENCE_S)
 
 
 class Ingest:
@@ -210,7 +157,7 @@ class Ingest:
             self._timer.cancel()
         self._queue.clear()
         self._stopping = True
-        self._start_spooling(_unsettled(self._open))
+        self._start_spooling(unsettled(self._open))
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._store.close()
 
@@ -311,11 +258,11 @@ class Ingest:
         self._timer, self._timer_at = None, math.inf
         now = self._loop.time()
         due = [submission for submission in self._open if submission.give_up_at <= now]
-        self._start_spooling(_unsettled(due))
+        self._start_spooling(unsettled(due))
         later = [submission.give_up_at for submission in self._open if submission.give_up_at > now]
         if later:
             # Not for each call by itself: those that follow shortly are spooled together.
-            self._watch(max(min(later), now + _MARGIN_S / 5))
+            self._watch(max(min(later), now + _TOGETHER_S))
 
     def _start_spooling(self, events: Sequence[tuple[Submission, int]]) -> None:
         if events:
@@ -356,7 +303,3 @@ def _fate(number: int, result: BatchResult) -> Fate:
     if number in result.limited:
         return Fate.LIMITED
     return Fate.DROPPED if number in result.dropped else Fate.STORED
-
-
-def _unsettled(submissions: Iterable[Submission]) -> list[tuple[Submission, int]]:
-    return [(s, position) for s in submissions for position, outcome in enumerate(s.outcomes) if outcome is None]

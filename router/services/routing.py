@@ -10,10 +10,11 @@ from router.access.caller import check_scope, current_caller
 from router.decide import Decider, Decision
 from router.errors import ResourceExhaustedError, ServiceError, UnavailableError
 from router.feedback import Event, Feedback
-from router.ingest import Fate, Ingest, Outcome, Submission, patience_s
+from router.ingest import Ingest
 from router.interceptors import as_service_error, log_fields
 from router.services import Context
 from router.storage.events import EventStatus
+from router.submission import Fate, Outcome, Submission, patience_s
 from router.telemetry.answered import Answered
 from router.telemetry.tallies import Names
 from router.v1 import routing_pb2 as pb

@@ -52,7 +52,7 @@ class Heard:
 
 
 class PolicyReader:
-    """Implements `router.registry.PolicySource` on Postgres."""
+    """Implements `router.refreshing.PolicySource` on Postgres."""
 
     def __init__(self, database: Database, own: Callable[[], int | None] = lambda: None) -> None:
         """`own` gives the Postgres process id of this process's Announcer, whose messages say nothing new here."""

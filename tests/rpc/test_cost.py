@@ -159,7 +159,7 @@ async def test_a_ramp_goes_before_the_ceiling_and_says_so_once(router: Router, c
     for cap in (0.05, 1.0):
         stage = rule.stages.add(cap=cap, duration=Duration(seconds=60))
         stage.guardrails.add(metric="METRIC_RETRY", limit=0.5)
-    with caplog.at_level(logging.INFO, logger="router.registry"):
+    with caplog.at_level(logging.INFO, logger="router.refreshing"):
         await router.run(priced(costs, ceiling_usd=0.001, ramp=rule))
         found = await router.posterior()
         assert [entry.allocation for entry in found.arms] == pytest.approx([0.95, 0.05])

@@ -13,11 +13,12 @@ from running import StoppableCluster, assert_replay_agrees, locked, query, scala
 from router import ingest as ingest_module
 from router.errors import InvalidArgumentError, ResourceExhaustedError
 from router.feedback_spool import FeedbackSpool, decode
-from router.ingest import PATIENCE_S, Fate, Ingest, Outcome, Submission, patience_s
+from router.ingest import Ingest
 from router.spool import frames
 from router.storage.database import Database, DatabaseUrl
 from router.storage.events import EventRow, EventStatus
 from router.storage.writer import EventWriter
+from router.submission import PATIENCE_S, Fate, Outcome, Submission, patience_s
 from router.v1 import routing_pb2
 
 NOW_US = 1_790_000_000_000_000
