@@ -8,9 +8,12 @@ Model
     It is a rule of decision, not a claim of significance. The intervals beside it are: each arm's confidence sequence on
     its own outcomes, all arms at once, at every look.
 
+    What is believed and what was observed are told apart: posteriors decide, and outcomes are counted and bounded.
+    So a prior, whichever arm it is of, never passes for outcomes.
+
 Assumes
-    Posteriors are one prior plus evidence. For the intervals: means that do not drift and evidence that is not discounted,
-    since discounted evidence is no longer a count of observations.
+    Posteriors hold the outcomes given. For the intervals: means that do not drift. Where evidence is discounted, means are
+    taken to drift: then no intervals are given.
 
 Source
     Scott (2015), "Multi-armed bandit experiments in the online service economy", for value remaining and its threshold;
@@ -18,13 +21,15 @@ Source
     Ramdas, McAuliffe & Sekhon (2021) for the intervals, by `bandit.sequences.arm_bounds`.
 
 Shapes
-    K            number of arms
-    alpha, beta  (K,)   parameters of the posteriors
-    *_us         integer microseconds
+    K             number of arms
+    alpha, beta   (K,)   parameters of the posteriors
+    successes, n  (K,)   sums of rewards and numbers of outcomes, no prior among them
+    *_us          integer microseconds
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -32,14 +37,15 @@ from typing import Final
 
 import numpy as np
 
-from bandit.logged import Vector
 from bandit.posterior import compare, value_remaining
 from bandit.sequences import arm_bounds
 
 DAY_US: Final = 86_400_000_000
 HOUR_US: Final = 3_600_000_000
-#: Evidence is a posterior less its prior: it may come out this far below 0, relative to the posterior.
+#: Sums may be off by this much, relative to their size.
 _ROUNDING: Final = 1e-9
+#: Why there are no bounds where evidence is discounted.
+_DISCOUNTED: Final = "the evidence is discounted, because means may drift: bounds of all outcomes are of no mean of now"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +105,13 @@ class StoppingDecision:
     elapsed_us: int
     #: Outcomes of each arm.
     outcomes: tuple[float, ...]
-    #: Each arm's mean reward in its own outcomes; the prior mean where there are none.
+    #: Each arm's mean reward in its own outcomes; the mean of its posterior where there are none.
     means: tuple[float, ...]
-    #: Ends of the anytime-valid intervals of the arms' means.
-    lower: tuple[float, ...]
-    upper: tuple[float, ...]
+    #: Ends of the anytime-valid intervals of the arms' means; None where they are withheld.
+    lower: tuple[float, ...] | None
+    upper: tuple[float, ...] | None
+    #: Why there are no intervals, in words; empty if there are.
+    withheld: str = ""
 
     @property
     def stop(self) -> bool:
@@ -119,21 +127,25 @@ class StoppingDecision:
 def decide(
     alpha: Sequence[float],
     beta: Sequence[float],
-    prior: tuple[float, float],
+    successes: Sequence[float],
+    n: Sequence[float],
     started_us: int,
     now_us: int,
     last_check_us: int | None = None,
     rule: StoppingRule | None = None,
+    *,
+    discounted: bool = False,
 ) -> StoppingDecision:
-    """Return whether to stop at `now_us`, given the posteriors, the prior in them and the time of the last check.
+    """Return whether to stop at `now_us`, given the posteriors, the outcomes in them and the time of the last check.
 
-    `last_check_us` is None before the first check. Raises ValueError naming the argument, its value and the rule it breaks.
+    `last_check_us` is None before the first check. `discounted` says that the posteriors weigh old outcomes less: the
+    intervals are then withheld. Raises ValueError naming the argument, its value and the rule it breaks.
     """
     rule = rule or StoppingRule()
     comparison = compare(alpha, beta)
-    successes, outcomes = _evidence(alpha, beta, prior)
-    if successes.size < 2:
+    if len(alpha) < 2:
         raise ValueError("alpha has 1 entry: an experiment that can stop has at least 2 arms")
+    _check_outcomes(successes, n, alpha, beta, discounted)
     if now_us < started_us:
         raise ValueError(f"now_us is {now_us}: it must not be before started_us, which is {started_us}")
     if last_check_us is not None and last_check_us > now_us:
@@ -142,11 +154,9 @@ def decide(
     leader = int(np.flatnonzero(best >= best.max() - 1e-9)[0])
     remaining = value_remaining(alpha, beta, rule.quantile)
     probability = float(best[leader])
-    verdict, reason = _verdict(
-        rule, leader, probability, remaining, now_us - started_us, outcomes.tolist(), _since(now_us, last_check_us)
-    )
-    bounds = arm_bounds(successes.tolist(), outcomes.tolist(), rule.alpha)
-    prior_mean = prior[0] / (prior[0] + prior[1])
+    since_us = None if last_check_us is None else now_us - last_check_us
+    verdict, reason = _verdict(rule, leader, probability, remaining, now_us - started_us, n, since_us)
+    bounds = None if discounted else arm_bounds(successes, n, rule.alpha)
     return StoppingDecision(
         verdict=verdict,
         reason=reason,
@@ -155,10 +165,14 @@ def decide(
         value_remaining=remaining,
         expected_loss=float(comparison.expected_loss[leader]),
         elapsed_us=now_us - started_us,
-        outcomes=tuple(outcomes.tolist()),
-        means=tuple(s / n if n else prior_mean for s, n in zip(successes.tolist(), outcomes.tolist(), strict=True)),
-        lower=tuple(low for low, _ in bounds),
-        upper=tuple(high for _, high in bounds),
+        outcomes=tuple(map(float, n)),
+        means=tuple(
+            float(s / count) if count else float(a / (a + b))
+            for s, count, a, b in zip(successes, n, alpha, beta, strict=True)
+        ),
+        lower=None if bounds is None else tuple(low for low, _ in bounds),
+        upper=None if bounds is None else tuple(high for _, high in bounds),
+        withheld=_DISCOUNTED if discounted else "",
     )
 
 
@@ -196,23 +210,24 @@ def _verdict(
     )
 
 
-def _evidence(alpha: Sequence[float], beta: Sequence[float], prior: tuple[float, float]) -> tuple[Vector, Vector]:
-    """Return successes and outcomes of each arm, or raise ValueError if the prior exceeds a posterior."""
-    parts = []
-    for name, values, start in (("alpha", alpha, prior[0]), ("beta", beta, prior[1])):
-        if not start > 0.0:
-            raise ValueError(f"prior is {prior}: both parameters must be positive")
-        posterior = np.asarray(values, dtype=np.float64)
-        evidence = posterior - start
-        bad = np.flatnonzero(evidence < -_ROUNDING * (posterior + start))
-        if bad.size:
-            raise ValueError(f"{name}[{bad[0]}] is {posterior[bad[0]]:g}: it must be at least the prior's, {start:g}")
-        parts.append(np.maximum(evidence, 0.0))
-    return parts[0], parts[0] + parts[1]
-
-
-def _since(now_us: int, last_check_us: int | None) -> int | None:
-    return None if last_check_us is None else now_us - last_check_us
+def _check_outcomes(
+    successes: Sequence[float], n: Sequence[float], alpha: Sequence[float], beta: Sequence[float], discounted: bool
+) -> None:
+    """Raise ValueError for outcomes that are none, and for posteriors that cannot hold them."""
+    for name, given in (("successes", successes), ("n", n)):
+        if len(given) != len(alpha):
+            raise ValueError(f"{name} has {len(given)} entries for {len(alpha)} arms: every arm needs one")
+    for arm, (won, count) in enumerate(zip(successes, n, strict=True)):
+        if not 0.0 <= count < math.inf:
+            raise ValueError(f"n[{arm}] is {count}: it must be 0 or more, and finite")
+        if not 0.0 <= won <= count * (1.0 + _ROUNDING):
+            raise ValueError(f"successes[{arm}] is {won}: it must be from 0 to n[{arm}], which is {count:g}")
+        for name, posterior, part in (("alpha", alpha[arm], won), ("beta", beta[arm], count - won)):
+            if not discounted and part > posterior * (1.0 + _ROUNDING):
+                raise ValueError(
+                    f"{name}[{arm}] is {posterior:g}: a posterior that holds the outcomes of arm {arm} is {part:g} or more; "
+                    "if they are discounted, say so"
+                )
 
 
 def _duration(us: int) -> str:

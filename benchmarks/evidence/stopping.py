@@ -95,7 +95,10 @@ def stop(rng: np.random.Generator, rule: StoppingRule) -> tuple[int, int]:
         # Before that no rule stops, and asking costs time.
         if day * DAY_US < rule.least_us:
             continue
-        verdict = decide(alpha.tolist(), beta.tolist(), (1.0, 1.0), 0, day * DAY_US, (day - 1) * DAY_US, rule)
+        successes, outcomes = alpha - 1.0, alpha + beta - 2.0
+        verdict = decide(
+            alpha.tolist(), beta.tolist(), successes.tolist(), outcomes.tolist(), 0, day * DAY_US, (day - 1) * DAY_US, rule
+        )
         leader = verdict.leader
         if verdict.stop:
             return day, leader

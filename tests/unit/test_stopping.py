@@ -1,12 +1,13 @@
 """The stopping rule: each of its conditions at its edge, its numbers, its words; and bad input."""
 
+from collections.abc import Callable, Sequence
+
 import pytest
 
 from bandit.inference import confidence_sequence
 from bandit.posterior import expected_loss, probability_best, value_remaining
 from bandit.stopping import DAY_US, HOUR_US, StoppingDecision, StoppingRule, Verdict, decide
 
-PRIOR = (1.0, 1.0)
 START = 1_700_000_000_000_000
 CLEAR = ([301.0, 201.0], [201.0, 301.0])  # 300 and 200 of 500
 CLOSE = ([251.0, 249.0], [251.0, 253.0])  # 250 and 248 of 500
@@ -19,7 +20,15 @@ def look(
     rule: StoppingRule | None = None,
 ) -> StoppingDecision:
     now = START + int(days * DAY_US)
-    return decide(*posterior, PRIOR, START, now, None if since is None else now - since, rule)
+    return decide(*posterior, *outcomes_of(posterior), START, now, None if since is None else now - since, rule)
+
+
+def outcomes_of(
+    posterior: tuple[list[float], list[float]], prior: tuple[float, float] = (1, 1)
+) -> tuple[list[float], list[float]]:
+    """Successes and outcomes of posteriors that all began with one prior."""
+    successes = [alpha - prior[0] for alpha in posterior[0]]
+    return successes, [s + beta - prior[1] for s, beta in zip(successes, posterior[1], strict=True)]
 
 
 def test_a_clear_winner_stops() -> None:
@@ -36,6 +45,8 @@ def test_a_clear_winner_stops() -> None:
 
 def test_intervals_are_the_anytime_valid_ones_of_the_same_evidence() -> None:
     found = look(rule=StoppingRule(alpha=0.1))
+    assert found.lower is not None
+    assert found.upper is not None
     for arm, successes in enumerate((300, 200)):
         assert (found.lower[arm], found.upper[arm]) == confidence_sequence(successes, 500, 0.05)
 
@@ -98,33 +109,79 @@ def test_checked_daily() -> None:
 
 
 def test_arms_without_outcomes_have_the_prior_mean_and_the_whole_interval() -> None:
-    found = decide([301.0, 2.0], [201.0, 1.0], (2.0, 1.0), START, START)
+    found = decide([301.0, 2.0], [201.0, 1.0], [299.0, 0.0], [499.0, 0.0], START, START)
     assert found.outcomes == (499.0, 0.0)
     assert found.means == pytest.approx((299 / 499, 2 / 3))
+    assert found.lower is not None
+    assert found.upper is not None
     assert (found.lower[1], found.upper[1]) == (0.0, 1.0)
+
+
+def test_a_prior_of_an_arm_is_no_outcome() -> None:
+    """Arm 1 began with Beta(60, 40): a hundred imagined outcomes that must neither be counted nor bounded."""
+    found = decide([301.0, 90.0], [201.0, 60.0], [300.0, 30.0], [500.0, 50.0], START, START + 20 * DAY_US)
+    assert found.verdict is Verdict.TOO_EARLY
+    assert found.reason == "arm 1 has 50 outcomes: every arm must have 100"
+    assert (found.outcomes, found.means) == ((500.0, 50.0), (0.6, 0.6))
+    assert found.lower is not None
+    assert found.upper is not None
+    assert (found.lower[1], found.upper[1]) == confidence_sequence(30, 50, 0.025)
+    assert found.probability_best == pytest.approx(max(probability_best([301.0, 90.0], [201.0, 60.0])))
+
+
+def test_discounted_evidence_decides_and_bounds_nothing() -> None:
+    """500 outcomes each, which weigh as 50 now."""
+    weighed = ([31.0, 21.0], [21.0, 31.0])
+    found = decide(*weighed, [300.0, 200.0], [500.0, 500.0], START, START + 20 * DAY_US, discounted=True)
+    assert found.probability_best == pytest.approx(probability_best(*weighed)[0])
+    assert found.outcomes == (500.0, 500.0)
+    assert (found.lower, found.upper) == (None, None)
+    assert found.withheld.startswith("the evidence is discounted")
+    assert look().withheld == ""
 
 
 def test_a_tie_is_led_by_the_lowest_index() -> None:
     assert look(([51.0, 51.0], [51.0, 51.0])).leader == 0
 
 
+def asked(
+    alpha: Sequence[float] = (2.0, 2.0),
+    beta: Sequence[float] = (2.0, 2.0),
+    successes: Sequence[float] = (1.0, 1.0),
+    n: Sequence[float] = (1.0, 1.0),
+    started_us: int = 0,
+    last_check_us: int | None = None,
+) -> StoppingDecision:
+    """Decide at 1."""
+    return decide(alpha, beta, successes, n, started_us, 1, last_check_us)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: decide([0.5, 2.0], [2.0, 2.0], PRIOR, 0, 1), r"alpha\[0\] is 0\.5: it must be at least the prior's, 1"),
-        (lambda: decide([2.0, 2.0], [2.0, 0.5], PRIOR, 0, 1), r"beta\[1\] is 0\.5"),
-        (lambda: decide([2.0], [2.0], PRIOR, 0, 1), "alpha has 1 entry"),
-        (lambda: decide([2.0, float("nan")], [2.0, 2.0], PRIOR, 0, 1), r"alpha\[1\] is nan"),
-        (lambda: decide([2.0, 2.0], [2.0], PRIOR, 0, 1), "beta has 1 entries"),
-        (lambda: decide([2.0, 2.0], [2.0, 2.0], (0.0, 1.0), 0, 1), "prior is"),
-        (lambda: decide([2.0, 2.0], [2.0, 2.0], PRIOR, 2, 1), "now_us is 1: it must not be before started_us"),
-        (lambda: decide([2.0, 2.0], [2.0, 2.0], PRIOR, 0, 1, 2), "last_check_us is 2: it must not be after now_us"),
+        (lambda: asked(n=[1.0, 1.0, 1.0]), "n has 3 entries for 2 arms"),
+        (lambda: asked(successes=[1.0]), "successes has 1 entries for 2 arms"),
+        (lambda: asked(successes=[1.0, 1.5]), r"successes\[1\] is 1\.5: it must be from 0 to n\[1\], which is 1"),
+        (lambda: asked(successes=[-1.0, 0.0]), r"successes\[0\] is -1\.0"),
+        (lambda: asked(successes=[float("nan"), 0.0]), r"successes\[0\] is nan"),
+        (lambda: asked(n=[float("inf"), 1.0]), r"n\[0\] is inf: it must be 0 or more, and finite"),
+        (lambda: asked(n=[float("nan"), 1.0]), r"n\[0\] is nan"),
+        (
+            lambda: asked(successes=[3.0, 0.0], n=[3.0, 1.0]),
+            r"alpha\[0\] is 2: .* arm 0 is 3 or more; if they are discounted",
+        ),
+        (lambda: asked(successes=[0.0, 0.0], n=[1.0, 3.0]), r"beta\[1\] is 2"),
+        (lambda: asked([2.0], [2.0], [1.0], [1.0]), "alpha has 1 entry"),
+        (lambda: asked([2.0, float("nan")]), r"alpha\[1\] is nan"),
+        (lambda: asked(beta=[2.0]), "beta has 1 entries"),
+        (lambda: asked(started_us=2), "now_us is 1: it must not be before started_us"),
+        (lambda: asked(last_check_us=2), "last_check_us is 2: it must not be after now_us"),
         (lambda: StoppingRule(probability_best=1.0), "probability_best is 1.0"),
         (lambda: StoppingRule(value_remaining=0.0), "value_remaining is 0.0"),
         (lambda: StoppingRule(least_us=-1), "least_us is -1"),
         (lambda: StoppingRule(least_outcomes=float("nan")), "least_outcomes is nan"),
     ],
 )
-def test_bad_input_is_named(call, message: str) -> None:
+def test_bad_input_is_named(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
