@@ -1,4 +1,4 @@
-"""An experiment as Arrow tables: decisions, events, outcomes, snapshots, metrics, shadow comparisons.
+"""An experiment as Arrow tables: decisions, first draws, events, outcomes, snapshots, metrics, shadow comparisons.
 
     import router.analysis as analysis
 
@@ -9,7 +9,7 @@
 login of an analyst will do. Each call reads one state of the database, in a transaction that lasts as long as the call.
 
 Times are `timestamp[us, tz=UTC]`, and ranges are [start, end): datetimes with a time zone, None for all there is. Of
-decisions, events, outcomes and comparisons the range is that of the time of the decision, of snapshots when they were
+decisions, draws, events, outcomes and comparisons the range is that of the time of the decision, of snapshots when they were
 taken. A range without rows gives a table without rows. Ids of arms, and other columns of few words, are dictionaries.
 
 All raise AnalysisError for an experiment that is not there, a range that is empty and a time without a time zone,
@@ -35,7 +35,17 @@ from router.analysis.source import AnalysisError, check_range, experiment_of, op
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["AnalysisError", "comparisons", "decisions", "decisions_batches", "events", "metrics", "outcomes", "snapshots"]
+__all__ = [
+    "AnalysisError",
+    "comparisons",
+    "decisions",
+    "decisions_batches",
+    "draws",
+    "events",
+    "metrics",
+    "outcomes",
+    "snapshots",
+]
 
 
 def decisions(url: str | Path, experiment: str, start: datetime | None = None, end: datetime | None = None) -> pa.Table:
@@ -75,6 +85,24 @@ def decisions_batches(
             yield from LogReader(reading, of, "decisions").batches(utc(start), utc(end))
 
     return pa.RecordBatchReader.from_batches(schema_of(LOGS["decisions"]), batches())
+
+
+def draws(url: str | Path, experiment: str, start: datetime | None = None, end: datetime | None = None) -> pa.Table:
+    """Return the decisions that are first draws, ordered by their time: what `bandit.srm.srm_sequential` is to be told.
+
+    Columns: decided_at, arm_id, arm (its place in allocation), allocation (the vector that it was drawn from, of one length
+    in all rows, 0 where an arm could not be drawn), feedback (whether the decision has an outcome that counts by now).
+
+    Of a sticky unit, an interleaved session and a request id the first decision is kept; forced and held out ones, and
+    those with one arm to choose from, are left out. A unit that was drawn before `start` has no draw in the range. All of
+    it is held in memory, some 100 bytes and 8 for each arm a decision.
+    """
+    from router.analysis.draw_rows import draw_table
+    from router.storage.drawn import read_drawn
+
+    check_range(start, end)
+    with opened(url) as reading:
+        return draw_table(read_drawn(reading, experiment_of(reading, experiment), utc(start), utc(end)))
 
 
 def events(url: str | Path, experiment: str, start: datetime | None = None, end: datetime | None = None) -> pa.Table:
