@@ -15,9 +15,9 @@ Assumes
 
 Source
     `bandit.planning_formulas`; `bandit.guardrails.minimum_sample` over `bandit.ramp.default_stages` for the canary;
-    `bandit.crossover.sensitivity_gain` for interleaving, where Chapelle, Joachims, Radlinski & Yue (2012), "Large-scale
-    validation and analysis of interleaved search evaluation", found 10 to 100 times fewer queries; Kohavi, Tang & Xu
-    (2020), "Trustworthy Online Controlled Experiments", chapters 15 and 17, for ramps and power.
+    `bandit.crossover` for interleaving, where Chapelle, Joachims, Radlinski & Yue (2012), "Large-scale validation and
+    analysis of interleaved search evaluation", found 10 to 100 times fewer queries; Kohavi, Tang & Xu (2020), "Trustworthy
+    Online Controlled Experiments", chapters 15 and 17, for ramps and power.
 
 Shapes
     Rates and effects are in [0, 1], times in microseconds or days, regret and harm in successes.
@@ -30,9 +30,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from bandit.crossover import sensitivity_gain
 from bandit.guardrails import minimum_sample
-from bandit.planning_formulas import STOP_AT, ab_size, pair_size, thompson_flow
+from bandit.planning_formulas import STOP_AT, ab_size, pair_size, pairs_a_turn, thompson_flow
 from bandit.ramp import HOUR_US, Ramp, default_stages
 from bandit.situation import Situation
 
@@ -161,26 +160,47 @@ def _ab(s: Situation) -> StrategyPlan:
     each = math.ceil(_ab_each(s))
     reasons = ["an unbiased estimate of the difference, with an interval", f"every arm keeps 1/{s.arms} of the traffic"]
     if s.clustering > 1.0:
-        reasons.append(f"sessions keep their arm, which takes {s.clustering:.2g} times as many outcomes")
-    return StrategyPlan(Strategy.AB, "how much better an arm is", _shared_out(s, each, s.arms * each), tuple(reasons))
+        reasons.append(f"sessions keep their arm, which takes {s.clustering:.3g} times as many outcomes")
+        reasons += equal_lengths(s)
+    return StrategyPlan(
+        Strategy.AB,
+        "how much better an arm is",
+        _shared_out(s, each, s.arms * each, s.arms * each / s.coverage),
+        tuple(reasons),
+    )
 
 
 def _interleaving(s: Situation) -> StrategyPlan:
     answers = "which arm is better within a session"
-    turns = s.arms * int(s.turns_per_session // s.arms)
-    if turns < s.arms:
+    if s.turns_per_session < s.arms:
         reason = f"sessions have {s.turns_per_session:g} turns: to try all arms within one takes {s.arms} or more"
         return StrategyPlan(Strategy.INTERLEAVING, answers, None, (reason,))
-    gain = sensitivity_gain(turns, s.icc)
-    each = math.ceil(_ab_size(s) * (1.0 + (turns - 1) * s.icc) / gain)
+    # What a session's outcomes have in common cancels within a pair of them.
+    pairs = math.ceil(_ab_size(s) * (1.0 - s.icc))
+    dealt = pairs_a_turn(s.turns_per_session, s.arms, s.lengths_vary)
+    decisions = pairs / (dealt * s.coverage**2)
+    gain = s.arms * _ab_each(s) / s.coverage / decisions
     known = (
         f"{s.icc:.2g} of the variance lies between sessions" if s.icc else "how much varies between sessions is not known"
     )
-    reasons = (
+    reasons = [
         f"{gain:.3g} times as sensitive as an A/B test by session, since {known}",
         "the mean of one turn must not depend on the arm of the turn before",
+        _both_known(s),
+    ]
+    if s.lengths_vary:
+        reasons.append("sessions differ in length: as many turns as they may have left over are taken to have no pair")
+    forecast = _shared_out(s, pairs, s.arms * pairs, decisions)
+    return StrategyPlan(Strategy.INTERLEAVING, answers, forecast, (*reasons, *equal_lengths(s)))
+
+
+def _both_known(s: Situation) -> str:
+    if s.coverage == 1.0:
+        return "every turn is taken to have an outcome, the last one of a session too"
+    return (
+        f"two outcomes of a block are compared: {s.coverage**2:.2g} of such pairs have both, if outcomes are missing "
+        f"independently and the last turn of a session has one as often as the others"
     )
-    return StrategyPlan(Strategy.INTERLEAVING, answers, _shared_out(s, each, s.arms * each), reasons)
 
 
 def _bandit(s: Situation, ab: StrategyPlan) -> StrategyPlan:
@@ -219,10 +239,21 @@ def lateness(s: Situation, days: float) -> list[str]:
     ]
 
 
-def _shared_out(s: Situation, each: int, total: int) -> Forecast:
-    """Return the forecast of a test that gives every arm the same share of the decisions."""
+def equal_lengths(s: Situation) -> list[str]:
+    """Return what is taken for granted of the lengths of sessions; nothing if they were measured, or are 1."""
+    if not s.lengths_assumed:
+        return []
+    said = f"sessions are taken to be equally long, {s.turns_per_session:g} turns each"
+    if s.icc > 0.0:
+        more = s.geometric_clustering / s.clustering
+        said += f": with lengths that vary as geometric ones an A/B test takes {more:.3g} times as many outcomes"
+    return [said]
+
+
+def _shared_out(s: Situation, each: int, total: int, needed: float) -> Forecast:
+    """Return the forecast of a test that gives every arm the same share of the decisions, of which it needs so many."""
     # The shares stay as they are while the last feedback is on its way.
-    days = total / s.coverage / s.traffic_per_day + s.delay_days
+    days = needed / s.traffic_per_day + s.delay_days
     decisions = math.ceil(days * s.traffic_per_day)
     lost = decisions * _regret_rate(s)
     return Forecast(total, each, decisions, days, lost, lost, s.alpha, 1.0 - s.power)

@@ -20,7 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from bandit.forecasts import Forecast, Strategy, StrategyPlan, forecast_all, lateness
+from bandit.forecasts import Forecast, Strategy, StrategyPlan, equal_lengths, forecast_all, lateness
 from bandit.situation import History, Question, Risk, Situation, resolve
 
 __all__ = ["Forecast", "History", "Plan", "Question", "Risk", "Strategy", "StrategyPlan", "plan"]
@@ -75,7 +75,7 @@ def plan(question: Question, history: History | None = None) -> Plan:
     forecasts = {one.strategy: one.forecast for one in strategies if one.forecast is not None}
     learner, why = _learner(situation, forecasts)
     recommended, then, first = _recommended(situation, forecasts, learner)
-    return Plan(situation, recommended, then, (*first, *why), strategies)
+    return Plan(situation, recommended, then, (*first, *why, *equal_lengths(situation)), strategies)
 
 
 def _learner(s: Situation, forecasts: dict[Strategy, Forecast]) -> tuple[Strategy | None, tuple[str, ...]]:

@@ -4,6 +4,10 @@ Model
     A/B          two-proportion z-test:   n = (z_a sqrt(2 p q) + z_b sqrt(p1 q1 + p2 q2))^2 / e^2 an arm,  p = (p1 + p2) / 2
     pairs        sign test on the pairs in which the arms differ, as McNemar's:
                  n = (z_a sqrt(d) + z_b sqrt(d - e^2))^2 / e^2 pairs,  d = P(they differ)
+    turns        two arms are compared by the blocks of K turns that have an outcome of both: m // K of a session's m turns,
+                 and of the r = m mod K turns left over a share r (r - 1) / (K (K - 1)), their chance to hold both arms.
+                 Outcomes missing independently, coverage c, leave c^2 of these pairs. For a session of any length
+                 there are at least (m - floor(K^2 / 4) / (K - 1)) / K, since r (K - r) <= floor(K^2 / 4).
     bandit       Thompson Sampling between one best arm and K - 1 that are worse by e, as a flow. With n_1 and n_0 outcomes
                  of the best arm and of each other one, and noise variance v, the best arm gets the share
 
@@ -79,6 +83,24 @@ def pair_size(
         raise ValueError(f"accuracy is {accuracy}: it must be greater than 0.5, a judge who guesses sees no difference")
     z_alpha, z_power = _quantiles(alpha, power)
     return ((z_alpha * math.sqrt(differ) + z_power * math.sqrt(differ - seen * seen)) / seen) ** 2
+
+
+def pairs_a_turn(turns: float, arms: int, vary: bool) -> float:
+    """Return the turns of two given arms in one block, as pairs by turn, for sessions of `turns` >= `arms` turns on average.
+
+    Sessions are as equal in length as whole turns can be. If they `vary`, it is the least whatever their lengths are.
+    """
+    if vary:
+        # A block of r turns holds a given pair with chance r (r - 1) / (K (K - 1)): less than r / K by this at most.
+        return (turns - (arms * arms // 4) / (arms - 1)) / (arms * turns)
+    short = math.floor(turns)
+    more = turns - short
+    return ((1.0 - more) * _pairs_of(short, arms) + more * _pairs_of(short + 1, arms)) / turns
+
+
+def _pairs_of(turns: int, arms: int) -> float:
+    blocks, left = divmod(turns, arms)
+    return blocks + left * (left - 1) / (arms * (arms - 1))
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,6 +142,7 @@ def read_history(reading: Reading, of: Read, start: datetime | None, end: dateti
         feedback_delay_us=None if lag_s is None else max(0, round(lag_s * 1e6)),
         traffic_per_day=(n - 1) / days if days > 0.0 else None,
         coverage=clusters.outcomes / n if clusters.outcomes else None,
+        weighted_outcomes_per_session=clusters.squared_sizes / clusters.outcomes if clusters.outcomes else None,
     )
 
 

@@ -167,6 +167,8 @@ async def test_a_history_is_that_of_the_log(router: Router) -> None:
         sum(sum(g) ** 2 / len(g) for g in values),
         sum(map(sum, values)),
     )
+    assert found.weighted_outcomes_per_session == pytest.approx(sum(len(g) ** 2 for g in values) / len(with_outcome))
+    assert found.weighted_outcomes_per_session > len(with_outcome) / len(values) + 0.1, "sessions have 1 to 4 outcomes"
     assert found.icc == pytest.approx(intraclass_correlation(sums), abs=1e-9)
     half = history(router, day, day + timedelta(minutes=45))
     assert half is not None

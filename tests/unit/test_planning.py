@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
+from bandit.crossover import sensitivity_gain
 from bandit.guardrails import minimum_sample
 from bandit.planning import Forecast, Plan, Strategy, plan
-from bandit.planning_formulas import ab_size, pair_size, thompson_flow
+from bandit.planning_formulas import ab_size, pair_size, pairs_a_turn, thompson_flow
 from bandit.situation import History, Question, Risk
 
 HOUR_US = 3_600_000_000
@@ -125,12 +126,80 @@ def test_interleaving_needs_what_lies_within_sessions() -> None:
     assert forecast(found, Strategy.AB).per_arm == pytest.approx(3 * ab_size(0.62, 0.02, 0.05, 0.8), abs=1)
     assert forecast(found, Strategy.INTERLEAVING).per_arm == pytest.approx(0.6 * ab_size(0.62, 0.02, 0.05, 0.8), abs=1)
     assert "5 times as sensitive" in found.of(Strategy.INTERLEAVING).reasons[0]
+    assert any("the last one of a session too" in reason for reason in found.of(Strategy.INTERLEAVING).reasons)
     alone = plan(QUESTION).of(Strategy.INTERLEAVING)
     assert alone.forecast is None
     assert "sessions have 1 turns" in alone.reasons[0]
-    # Three arms fit twice into seven turns: the seventh is not used.
+    assert f"{sensitivity_gain(6, 0.4):.3g} times" == "5 times"
+    # Three arms fit twice into seven turns: the seventh is not used. An A/B test uses it: (1 + 6 .4) / .6 * 6 / 7.
     three = plan(replace(QUESTION, arms=3), History(icc=0.4, turns_per_session=7.0)).of(Strategy.INTERLEAVING)
-    assert "5 times as sensitive" in three.reasons[0]
+    assert "4.86 times as sensitive" in three.reasons[0]
+
+
+def test_a_pair_takes_two_outcomes() -> None:
+    # Of 5 turns two pairs, each known with chance .3^2: 2 .09 / 5 pairs a decision.
+    found = plan(QUESTION, History(icc=0.4, turns_per_session=5.0, coverage=0.3))
+    pairs = np.ceil(0.6 * ab_size(0.62, 0.02, 0.05, 0.8))
+    of = forecast(found, Strategy.INTERLEAVING)
+    assert (of.per_arm, of.sample_size) == (pairs, 2 * pairs)
+    assert of.days == pytest.approx(pairs / (2 * 0.09 / 5) / 5000 + 2 / 24)
+    assert any("0.09 of such pairs have both" in reason for reason in found.of(Strategy.INTERLEAVING).reasons)
+    # Lengths that vary may all be odd: of 5 turns on average 4 at least are in pairs. Even ones of 4 and 6 lose none.
+    vary = History(icc=0.4, turns_per_session=5.0, coverage=0.3, weighted_outcomes_per_session=1 + 0.3 * (5.2 - 1))
+    assert forecast(plan(QUESTION, vary), Strategy.INTERLEAVING).days == pytest.approx(of.days, rel=1e-6)
+    even = replace(vary, turns_per_session=6.0, weighted_outcomes_per_session=1 + 0.3 * (8 - 1))
+    assert forecast(plan(QUESTION, even), Strategy.INTERLEAVING).days == pytest.approx(
+        pairs / (2.5 * 0.09 / 6) / 5000 + 2 / 24
+    )
+
+
+@pytest.mark.parametrize("arms", [2, 3, 4, 5])
+def test_pairs_a_turn_by_enumeration(arms: int) -> None:
+    """Every place of two arms in a block that breaks off, against the formula; and the least over lengths is the least."""
+    for turns in range(arms, 4 * arms + 1):
+        left = turns % arms
+        orders = [(i, j) for i in range(arms) for j in range(arms) if i != j]
+        both = sum(i < left and j < left for i, j in orders) / len(orders)
+        assert pairs_a_turn(turns, arms, vary=False) == pytest.approx((turns // arms + both) / turns)
+        assert pairs_a_turn(turns, arms, vary=True) <= pairs_a_turn(turns, arms, vary=False) + 1e-12
+    reached = [t for t in range(arms, 2 * arms) if pairs_a_turn(t, arms, True) > pairs_a_turn(t, arms, False) - 1e-12]
+    assert reached, "some length has no more than the least"
+    between = pairs_a_turn(arms + 0.25, arms, vary=False) * (arms + 0.25)
+    ends = [pairs_a_turn(arms + more, arms, vary=False) * (arms + more) for more in (0, 1)]
+    assert between == pytest.approx(0.75 * ends[0] + 0.25 * ends[1])
+
+
+def test_sessions_count_as_often_as_they_have_outcomes() -> None:
+    # Sessions of 1, 2 and 9 outcomes: (1 + 4 + 81) / 12 outcomes are in the session of an outcome, not 4.
+    measured = History(icc=0.3, turns_per_session=4.0, weighted_outcomes_per_session=86 / 12)
+    wanted = (1 + (86 / 12 - 1) * 0.3) * ab_size(0.62, 0.02, 0.05, 0.8)
+    found = plan(QUESTION, measured)
+    assert forecast(found, Strategy.AB).per_arm == pytest.approx(wanted, abs=1)
+    assert not any("equally long" in reason for reason in (*found.reasons, *found.of(Strategy.AB).reasons))
+
+
+def test_turns_that_were_given_by_hand_are_taken_to_be_equal_and_the_plan_says_so() -> None:
+    # Of 4 turns, 40 % with an outcome, an outcome meets 3 * .4 others: 1 + 1.2 icc. Geometric lengths meet twice as many.
+    found = plan(QUESTION, History(icc=0.3, turns_per_session=4.0, coverage=0.4))
+    assert forecast(found, Strategy.AB).per_arm == pytest.approx(1.36 * ab_size(0.62, 0.02, 0.05, 0.8), abs=1)
+    said = "sessions are taken to be equally long, 4 turns each"
+    for reasons in (found.reasons, found.of(Strategy.AB).reasons, found.of(Strategy.INTERLEAVING).reasons):
+        assert sum(reason.startswith(said) for reason in reasons) == 1
+    assert any("geometric ones an A/B test takes 1.26 times as many outcomes" in reason for reason in found.reasons)
+    alone = plan(QUESTION, History(icc=0.3))
+    assert not any("equally long" in reason for reason in alone.reasons)
+
+
+def test_a_baseline_of_ones_own_keeps_no_variance_of_another() -> None:
+    question = Question(effect=0.01, baseline=0.05, traffic_per_day=5000.0, feedback_delay_us=0)
+    per_arm = forecast(plan(question), Strategy.AB).per_arm
+    assert per_arm == pytest.approx(ab_size(0.05, 0.01, 0.05, 0.8), abs=1)
+    # Rewards of 0 and 1 stay so; fractions that had half of that variance at .5 have half of it at .05.
+    assert forecast(plan(question, History(baseline=0.5, variance=0.25)), Strategy.AB).per_arm == per_arm
+    halved = plan(question, History(baseline=0.5, variance=0.125))
+    assert halved.situation.variance == pytest.approx(0.05 * 0.95 / 2)
+    # The same baseline said twice changes nothing.
+    assert plan(question, History(baseline=0.05, variance=0.03)).situation.variance == 0.03
 
 
 def test_more_arms_share_alpha() -> None:
@@ -222,6 +291,13 @@ def test_a_history_fills_the_gaps_and_gives_way_to_the_question() -> None:
         (QUESTION, History(icc=1.0), r"icc is 1\.0"),
         (QUESTION, History(turns_per_session=0.5), r"turns_per_session is 0\.5"),
         (QUESTION, History(coverage=0.0), r"coverage is 0\.0"),
+        (
+            QUESTION,
+            History(weighted_outcomes_per_session=0.5),
+            r"weighted_outcomes_per_session is 0\.5: it must be at least 1",
+        ),
+        (QUESTION, History(weighted_outcomes_per_session=float("nan")), "weighted_outcomes_per_session is nan"),
+        (QUESTION, History(baseline=0.0, variance=0.1), r"variance is 0\.1: a history whose baseline is 0\.0"),
     ],
 )
 def test_bad_input_is_named(question: Question, history: History | None, message: str) -> None:
