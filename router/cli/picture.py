@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,6 +27,8 @@ from router.cli.past import (
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from bandit.arm_estimates import ArmEstimates
 
 F = TypeVar("F", bound=Callable[..., Any])
 #: Periods of feedback are the shortest of these that are no more than so many.
@@ -160,7 +163,8 @@ def estimates(
 ) -> None:
     """Raw means beside IPS, SNIPS, doubly robust and adaptive estimates.
 
-    Reads the log in the database of the router: decisions with an outcome, drawn from all arms that are active now.
+    Reads the log in the database of the router: decisions with an outcome, drawn among all arms that are active now.
+    --json has the numbers too.
     """
     _check(start, end, output)
     from bandit.arm_estimates import estimate_arms
@@ -171,7 +175,7 @@ def estimates(
     with log_of(database_url, data_dir, experiment) as (log, of):
         found = read_logged(log, of, start, end)
     if not found.arms.size:
-        left = f"; {found.left_out:,} were made among other arms than those of now" if found.left_out else ""
+        left = "".join(f"; {sentence}" for sentence in found.left_out.sentences())
         within = shown_range(start, end) or "so far"
         fail(f"{experiment}: no decision {within} has an outcome that estimates can use{left}")
     arms = estimate_arms(
@@ -181,7 +185,12 @@ def estimates(
         figure = draw(found.arm_ids, arms, experiment=experiment)
     except NothingToDrawError as error:
         fail(f"{experiment}: {error}")
-    _write(figure, output, as_json, left_out=found.left_out)
+    numbers = {
+        "left_out": found.left_out.total,
+        "left_out_because": asdict(found.left_out),
+        "arms": [_numbers(found.arm_ids[one.arm], one) for one in arms],
+    }
+    _write(figure, output, as_json, numbers, found.left_out.sentences())
 
 
 @picture.command()
@@ -227,14 +236,28 @@ def _check(start: datetime | None, end: datetime | None, output: Path) -> None:
         raise click.UsageError(f"--output {error}") from None
 
 
-def _write(figure: Figure, output: Path, as_json: bool, left_out: int = 0) -> None:
+def _write(
+    figure: Figure, output: Path, as_json: bool, numbers: Mapping[str, Any] | None = None, notes: Iterable[str] = ()
+) -> None:
+    """Save a picture and print its finding; `numbers` are for --json, and `notes` for people."""
     from router.pictures import save
 
     save(figure, output)
     finding = figure.get_suptitle().replace(r"\$", "$")
     if as_json:
-        click.echo(json.dumps({"file": str(output), "finding": finding, "left_out": left_out}, indent=2))
+        click.echo(json.dumps({"file": str(output), "finding": finding, **(numbers or {})}, indent=2))
         return
     click.echo(f"wrote {output}: {finding}")
-    if left_out:
-        click.echo(f"{left_out:,} decisions were left out: they were made among other arms than those of now")
+    for note in notes:
+        click.echo(note)
+
+
+def _numbers(arm_id: str, one: ArmEstimates) -> dict[str, Any]:
+    """Return what was drawn of one arm."""
+    estimates = (one.raw, one.ips, one.snips, one.dr, one.adaptive)
+    return {
+        "arm_id": arm_id,
+        "decisions": one.decisions,
+        "insufficient": one.insufficient,
+        "estimates": {found.method: asdict(found) for found in estimates if found is not None},
+    }

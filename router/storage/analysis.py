@@ -13,10 +13,13 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
+from psycopg.rows import dict_row
 from psycopg.types.string import ByteaBinaryLoader
 
+from router.experiment import Definition
 from router.storage.connecting import DatabaseUrl, connect
 from router.storage.errors import translated
+from router.storage.experiments import BY_INCARNATION, definition_of
 
 
 class Kind(Enum):
@@ -203,6 +206,14 @@ class Reading:
                 return None
             arms = self._connection.execute(_ARMS, found).fetchall()
         return Read(found[0], experiment_id, tuple(ReadArm(*arm) for arm in arms))
+
+    def definition(self, of: Read) -> Definition:
+        """Return the definition of an experiment as it is now."""
+        with translated(), self._connection.cursor(row_factory=dict_row) as cursor:
+            row = cursor.execute(BY_INCARNATION, (of.incarnation,)).fetchone()
+        if row is None:
+            raise LookupError(f"experiment {of.experiment_id!r} is not in the database that it was read from")
+        return definition_of(row)
 
     def experiment_ids(self) -> list[str]:
         """Return the ids of all experiments."""

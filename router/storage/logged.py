@@ -2,39 +2,36 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bandit.intraclass import ClusterSums, intraclass_correlation
 from bandit.situation import History
+from router.rules import assignment_of
 from router.storage.analysis import Read, ReadArm, Reading
+from router.storage.vectors import Decided, DrawVectors, Unusable
 
-#: Buckets round propensities to 1 / 10,000.
-_ROUNDING = 2e-4
-#: By how much the sum of a vector may differ from 1.
-_SUM = 1e-6
 #: Of the outcomes that are known, this share was known after the reward lag.
 _MOST = 0.9
 _DAY_US = 86_400e6
 
 _ACTIVE = "SELECT arm FROM arms WHERE incarnation = %(incarnation)s AND active AND role <> 'shadow' ORDER BY position"
 
-#: Decisions that were drawn, and have an outcome that counts.
+#: Decisions that were drawn, and have an outcome that counts: the fields of `Decided`.
 _LOGGED = """
-SELECT d.arm, d.propensity, d.allocation_id, o.reward_micros, coalesce(nullif(d.unit_id, ''), d.decision_key::text)
+SELECT d.arm, d.propensity, d.allocation_id, d.decided_at, d.reason, o.reward_micros, d.unit_id, d.session_id,
+       CASE WHEN d.unit_id = '' AND d.session_id = '' THEN d.decision_key::text ELSE '' END
 FROM decisions d
 JOIN outcomes o ON o.decision_day = d.decision_day AND o.decision_key = d.decision_key
 JOIN policy_versions v ON v.incarnation = d.incarnation
 WHERE {in_span} AND (o.decided_at IS NULL OR v.matured_to IS NULL OR o.decided_at <= v.matured_to)
 ORDER BY d.decided_at, d.decision_key
 """
-
-_VECTORS = "SELECT allocation_id, arms, probabilities FROM allocations WHERE allocation_id = ANY(%(ids)s)"
 
 _IN_SPAN = """
 d.incarnation = %(incarnation)s AND d.decided_at >= %(start)s AND d.decided_at < %(end)s
@@ -72,51 +69,83 @@ FROM clusters
 
 
 @dataclass(frozen=True, slots=True)
-class Logged:
-    """Decisions among the active arms, all of which and no others could have been drawn, in the order of their time."""
+class LeftOut:
+    """How many decisions with an outcome estimates cannot use, by the reason."""
 
-    #: Active arms in the order of the definition.
+    #: Made among other arms, or other versions of them, than those of now.
+    other_arms: int = 0
+    #: Made among the arms of now, but some were ruled out: by eligible_arm_ids, or by a definition that has changed since.
+    some_arms: int = 0
+    #: What the arm was drawn from is not in the log any more: a stored unit's first decision, or the vector itself.
+    unknown_draw: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.other_arms + self.some_arms + self.unknown_draw
+
+    def sentences(self) -> tuple[str, ...]:
+        """Return a sentence, for people, for each reason that there is."""
+        whys = (
+            (self.other_arms, "made among other arms than those of now"),
+            (self.some_arms, "made among some of the arms alone: the request, or the definition of then, ruled others out"),
+            (self.unknown_draw, "of a draw that is not in the log any more"),
+        )
+        return tuple(f"{n:,} decision{'s were' if n > 1 else ' was'} left out, {why}" for n, why in whys if n)
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """Decisions whose arm was drawn from a vector over the active arms and no others, in the order of their time.
+
+    As `bandit.arm_estimates.estimate_arms` takes them. The draw of a stored sticky unit is that of its first decision.
+    """
+
+    #: Active arms in the order of the definition: names of the indices below.
     arm_ids: tuple[str, ...]
     #: (n,): index of the arm drawn.
     arms: NDArray[np.intp]
     #: (n,): in [0, 1].
     rewards: NDArray[np.float64]
-    #: (n,): of the arm drawn, then.
+    #: (n,): of the arm drawn, at its draw.
     propensities: NDArray[np.float64]
-    #: (n, K): the vectors drawn from; None where propensities are not their entries, as with stored sticky units.
-    allocations: NDArray[np.float64] | None
-    #: (n,): labels of units; None where each decision is one of its own.
+    #: (n, K): the vectors drawn from, whose entries the propensities are. 0 is an arm that the allocation gave nothing.
+    allocations: NDArray[np.float64]
+    #: (n,): labels of units or sessions, whichever is coarser, and of sessions where the experiment is interleaved; None
+    #: where each decision is one of its own.
     clusters: NDArray[np.intp] | None
-    #: Decisions with an outcome that were left out, because the choice was among other arms than these.
-    left_out: int
+    #: Decisions with an outcome that are not among these, and why.
+    left_out: LeftOut
 
 
 def read_logged(reading: Reading, of: Read, start: datetime | None, end: datetime | None) -> Logged:
     """Return the decisions of [start, end) that estimates of arms may use: drawn, with an outcome that counts.
 
-    All of it is held in memory, some 500 bytes a decision. Raises StorageError.
+    All of it is held in memory, some 700 bytes a decision. Raises StorageError.
     """
-    active = _active(reading, of)
-    rows: list[tuple[Any, ...]] = []
-    for some in reading.rows(_LOGGED.format(in_span=_IN_SPAN), _span(of, start, end)):
-        rows += some
-    vectors = _vectors(reading, {row[2] for row in rows}, active)
-    whole = {one for one, vector in vectors.items() if (vector > 0.0).all() and abs(vector.sum() - 1.0) < _SUM}
-    kept = [row for row in rows if row[0] in active and row[2] in whole]
-    arms = np.array([active.index(row[0]) for row in kept], dtype=np.intp)
-    propensities = np.array([row[1] for row in kept], dtype=np.float64)
-    allocations = np.array([vectors[row[2]] for row in kept], dtype=np.float64).reshape(-1, len(active))
-    own = allocations[np.arange(arms.size), arms]
-    drawn_from = bool((np.abs(own - propensities) <= _ROUNDING).all())
-    units, labels = np.unique(np.array([row[4] for row in kept], dtype=np.str_), return_inverse=True)
+    definition = reading.definition(of)
+    rows = [Decided(*row) for some in reading.rows(_LOGGED.format(in_span=_IN_SPAN), _span(of, start, end)) for row in some]
+    draws = DrawVectors(reading, of, definition, rows)
+    kept: list[Decided] = []
+    vectors: list[NDArray[np.float64]] = []
+    unusable: Counter[Unusable] = Counter()
+    for row in rows:
+        drawn = draws.of(row)
+        if isinstance(drawn, Unusable):
+            unusable[drawn] += 1
+        else:
+            kept.append(row)
+            vectors.append(drawn)
+    active = definition.active_arms
+    place = {arm.number: i for i, arm in enumerate(active)}
     return Logged(
-        _names(of.arms, active),
-        arms,
-        np.array([row[3] for row in kept], dtype=np.float64) / 1e6,
-        propensities,
-        allocations if drawn_from else None,
-        None if units.size == arms.size else labels.astype(np.intp),
-        len(rows) - len(kept),
+        tuple(arm.arm_id for arm in active),
+        np.array([place[row.arm] for row in kept], dtype=np.intp),
+        np.array([row.reward_micros for row in kept], dtype=np.float64) / 1e6,
+        np.array([row.propensity for row in kept], dtype=np.float64),
+        np.array(vectors, dtype=np.float64).reshape(-1, len(active)),
+        _clusters(kept, assignment_of(definition.assignment) == "interleaved"),
+        LeftOut(**{why.value: n for why, n in unusable.items()}),
     )
 
 
@@ -165,16 +194,21 @@ def _span(of: Read, start: datetime | None, end: datetime | None) -> dict[str, o
     }
 
 
-def _vectors(reading: Reading, ids: set[Any], active: Sequence[int]) -> dict[Any, NDArray[np.float64]]:
-    """Return the probabilities of the active arms by the vector's id; 0 where it does not have the arm."""
-    place = {number: i for i, number in enumerate(active)}
-    # A vector that was not kept says nothing of any arm.
-    found = {one: np.zeros(len(active)) for one in ids}
-    for one, arms, probabilities in reading.all(_VECTORS, {"ids": list(ids)}):
-        for number, probability in zip(arms, probabilities, strict=True):
-            if number in place:
-                found[one][place[number]] = probability
-    return found
+def _clusters(decisions: Sequence[Decided], interleaved: bool) -> NDArray[np.intp] | None:
+    """Return the labels of `Logged.clusters`."""
+    both = [one for one in decisions if one.unit_id and one.session_id]
+    units, sessions = {one.unit_id for one in both}, {one.session_id for one in both}
+    by_unit = not interleaved and len(units) <= len(sessions)
+    names = [_cluster(one, by_unit) for one in decisions]
+    distinct, labels = np.unique(np.array(names, dtype=np.str_), return_inverse=True)
+    return None if distinct.size == len(names) else labels.astype(np.intp)
+
+
+def _cluster(decision: Decided, by_unit: bool) -> str:
+    # The letters tell units from sessions of the same name.
+    if decision.unit_id and (by_unit or not decision.session_id):
+        return f"u{decision.unit_id}"
+    return f"s{decision.session_id}" if decision.session_id else f"d{decision.alone}"
 
 
 def _names(arms: Sequence[ReadArm], active: Sequence[int]) -> tuple[str, ...]:
