@@ -32,6 +32,8 @@ class Report:
     settings: Mapping[str, Any]
     machine: Mapping[str, Any]
     versions: Mapping[str, str]
+    #: Names of the sections that this run is to have.
+    planned: Sequence[str]
     sections: dict[str, Section] = field(default_factory=dict)
     #: What went wrong, by section.
     failures: dict[str, str] = field(default_factory=dict)
@@ -62,7 +64,8 @@ class Report:
         from benchmarks.evidence.pictures import draw  # matplotlib takes a second to import
 
         directory.mkdir(parents=True, exist_ok=True)
-        _dump(directory / "evidence.json", [finding.row() for finding in self.findings])
+        missing = [self._missing(name) for name in self.planned if name not in self.sections]
+        _dump(directory / "evidence.json", [finding.row() for finding in self.findings] + missing)
         details = {
             "method": _METHOD,
             "settings": self.settings,
@@ -78,6 +81,12 @@ class Report:
         pictures.mkdir(exist_ok=True)
         drawn = draw(self.sections, pictures)
         (directory / "evidence.md").write_text(self.markdown(drawn), encoding="utf-8")
+
+    def _missing(self, name: str) -> dict[str, Any]:
+        """The row of a section without findings: what is not there must not look as if it passed."""
+        why = self.failures.get(name, "it has not run yet")
+        row: dict[str, Any] = dict.fromkeys(("value", "published", "unit", "stderr", "independent", "source"))
+        return {"name": f"section {name}", **row, "target": f"runs to its end: {why}", "pass": False}
 
     def show(self, console: Console) -> None:
         """Print the tables."""

@@ -39,8 +39,17 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--quick", action="store_true", help="few runs, for development; targets may be missed")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; figures do not depend on it")
-    parser.add_argument("--output", type=Path, default=Path("build"), help="directory of the report")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="directory of the report: build, or build/evidence-part of a quick run or of some sections",
+    )
     options = parser.parse_args(arguments)
+    names = [name for name in SECTIONS if name in (options.only or SECTIONS)]
+    if options.output is None:
+        # Programs take build/evidence.json for the whole of the evidence.
+        whole = len(names) == len(SECTIONS) and not options.quick
+        options.output = Path("build") if whole else Path("build", "evidence-part")
     # A stopped run stops its workers.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     console = Console()
@@ -56,8 +65,8 @@ def main(arguments: Sequence[str]) -> int:
         },
         machine=machine(),
         versions=versions(),
+        planned=names,
     )
-    names = [name for name in SECTIONS if name in (options.only or SECTIONS)]
     _measure(names, report, options, console)
     report.show(console)
     seconds = sum(report.seconds.values())

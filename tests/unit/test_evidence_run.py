@@ -67,7 +67,9 @@ def test_a_miss_shows_and_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 def test_a_section_that_fails_loses_no_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     sections(monkeypatch, first=RuntimeError("no air"), stopping=REACHED)
     assert run.main(["--output", str(tmp_path)]) == 1
-    assert len(json.loads((tmp_path / "evidence.json").read_text())) == 2
+    rows = json.loads((tmp_path / "evidence.json").read_text())
+    assert [(row["name"], row["pass"]) for row in rows] == [("close", True), ("seen", True), ("section first", False)]
+    assert rows[-1]["target"] == "runs to its end: no air"
     report = (tmp_path / "evidence.md").read_text()
     assert "**Section failed: first.** no air" in report
     assert "1 sections failed" in report
@@ -83,14 +85,34 @@ def test_what_was_found_is_written_after_each_section(monkeypatch: pytest.Monkey
     stubs["last"].measure = interrupted
     with pytest.raises(KeyboardInterrupt):
         run.main(["--output", str(tmp_path)])
-    assert len(json.loads((tmp_path / "evidence.json").read_text())) == 2
+    rows = json.loads((tmp_path / "evidence.json").read_text())
+    assert [(row["name"], row["pass"]) for row in rows] == [("close", True), ("seen", True), ("section last", False)]
 
 
 def test_only_some_sections(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     sections(monkeypatch, stopping=REACHED, other=MISSED)
     assert run.main(["--only", "stopping", "--output", str(tmp_path)]) == 0
+    assert [row["name"] for row in json.loads((tmp_path / "evidence.json").read_text())] == ["close", "seen"]
     with pytest.raises(SystemExit):
         run.main(["--only", "nothing"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "directory"),
+    [
+        ([], "build"),
+        (["--only", "stopping", "--only", "other"], "build"),
+        (["--only", "stopping"], "build/evidence-part"),
+        (["--quick"], "build/evidence-part"),
+    ],
+)
+def test_the_file_for_programs_is_of_whole_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], directory: str
+) -> None:
+    sections(monkeypatch, stopping=REACHED, other=REACHED)
+    monkeypatch.chdir(tmp_path)
+    assert run.main(arguments) == 0
+    assert [path.parent for path in tmp_path.rglob("evidence.json")] == [tmp_path / directory]
 
 
 def draws(rng: np.random.Generator, scale: float) -> float:
