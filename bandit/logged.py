@@ -5,7 +5,8 @@ Model
     from, the reward that followed, and the unit it was made for.
 
 Assumes
-    The caller leaves out forced decisions, whose propensity says nothing, and decisions without an outcome.
+    The caller leaves out forced decisions and those of units held out, whose propensity is 1 whatever the allocation, and
+    decisions without an outcome.
 
 Source
     None: checks only.
@@ -13,7 +14,7 @@ Source
 Shapes
     n            number of decisions
     K            number of arms
-    rewards      (n,)     finite numbers
+    rewards      (n,)     from -1e50 to 1e50, so that squares of sums do not overflow
     arms         (n,)     indices below K
     propensities (n,)     in (0, 1]: that of the arm drawn
     allocations  (n, K)   probability vectors; one vector (K,) where it never moved
@@ -28,6 +29,8 @@ from numpy.typing import ArrayLike, NDArray
 Vector = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
+#: No number may be farther from 0 than this.
+LARGEST = 1e50
 #: By how much the sum of a probability vector may differ from 1.
 _ROUNDING = 1e-6
 
@@ -46,9 +49,9 @@ def numbers(name: str, values: ArrayLike | None, n: int | None = None) -> Vector
         raise ValueError(f"{name} is empty: there is no decision to estimate from")
     if n is not None and array.size != n:
         raise ValueError(f"{name} has {array.size} entries for {n} decisions: it must have one for each")
-    bad = np.flatnonzero(~np.isfinite(array))
+    bad = np.flatnonzero(~(np.abs(array) <= LARGEST))
     if bad.size:
-        raise ValueError(f"{name}[{bad[0]}] is {array[bad[0]]}: every entry must be a finite number")
+        raise ValueError(f"{name}[{bad[0]}] is {array[bad[0]]}: every entry must be a finite number within ±{LARGEST:g}")
     return array
 
 
@@ -93,10 +96,12 @@ def table(name: str, values: ArrayLike, n: int, k: int | None = None) -> Vector:
     if array.ndim != 2 or array.shape[1] == 0 or array.shape[0] not in (1, n) or (k and array.shape[1] != k):
         raise ValueError(f"{name} has shape {array.shape}: it must have a row for each of {n} decisions, or one for all, "
                          f"and a column for each of {k or 'the'} arms")  # fmt: skip
-    bad = np.argwhere(~np.isfinite(array))
+    bad = np.argwhere(~(np.abs(array) <= LARGEST))
     if bad.size:
         row, column = bad[0]
-        raise ValueError(f"{name}[{row}, {column}] is {array[row, column]}: every entry must be a finite number")
+        raise ValueError(
+            f"{name}[{row}, {column}] is {array[row, column]}: every entry must be a finite number within ±{LARGEST:g}"
+        )
     return np.broadcast_to(array, (n, array.shape[1]))
 
 

@@ -13,7 +13,7 @@ Model
     adaptive   sum h_t G_t / sum h_t,  h_t = (sum_a pi_t(a)^2 / p_t(a))^(-1/2): each term gets the same variance, up to
                that of the rewards. Without that, dr need not tend to a normal law where propensities follow the data
 
-    Standard errors and intervals are those of `bandit.estimate`, for one look fixed beforehand; snips by the delta method.
+    Standard errors and intervals are those of `bandit.estimate`, for one look fixed beforehand.
     `bandit.sequences` has intervals that may be looked at all the time.
 
 Assumes
@@ -40,6 +40,7 @@ from numpy.typing import ArrayLike
 
 from bandit.estimate import Estimate, estimate_from
 from bandit.logged import (
+    LARGEST,
     Indices,
     Vector,
     arm_indices,
@@ -51,7 +52,7 @@ from bandit.logged import (
     unit_numbers,
 )
 from bandit.targets import check_support
-from bandit.weights import effective_size, importance_weights, weight_alarms
+from bandit.weights import importance_weights
 
 
 def raw_mean(rewards: ArrayLike, clusters: ArrayLike | None = None, *, level: float = 0.95) -> Estimate:
@@ -62,7 +63,7 @@ def raw_mean(rewards: ArrayLike, clusters: ArrayLike | None = None, *, level: fl
     r = numbers("rewards", rewards)
     groups = cluster_indices(clusters, r.size)[0]
     value = float(r.mean())
-    return estimate_from("raw", value, (r - value) / r.size, groups, level, float(r.size), 0.0, ())
+    return estimate_from("raw", value, (r - value) / r.size, groups, level, np.ones(r.size))
 
 
 def ips(
@@ -86,8 +87,9 @@ def ips(
     )
     terms = weights.w * r
     value = float(terms.mean())
+    influence = (terms - value) / r.size
     return estimate_from(
-        "ips", value, (terms - value) / r.size, groups, level, weights.ess, weights.clipped, weights.warnings
+        "ips", value, influence, groups, level, weights.w, clipped=weights.clipped, warnings=weights.warnings
     )
 
 
@@ -109,7 +111,7 @@ def snips(
     total = float(weights.w.sum())
     value = float(weights.w @ r) / total
     influence = weights.w * (r - value) / total
-    return estimate_from("snips", value, influence, groups, level, weights.ess, weights.clipped, weights.warnings)
+    return estimate_from("snips", value, influence, groups, level, weights.w, weights.w, weights.clipped, weights.warnings)
 
 
 def doubly_robust(
@@ -136,8 +138,9 @@ def doubly_robust(
     weights = importance_weights(pi[every, a], propensity_vector(propensities, r.size), groups, clip)
     terms = np.einsum("ij,ij->i", pi, model) + weights.w * (r - model[every, a])
     value = float(terms.mean())
+    influence = (terms - value) / r.size
     return estimate_from(
-        "dr", value, (terms - value) / r.size, groups, level, weights.ess, weights.clipped, weights.warnings
+        "dr", value, influence, groups, level, weights.w, clipped=weights.clipped, warnings=weights.warnings
     )
 
 
@@ -160,22 +163,20 @@ def adaptive_doubly_robust(
     r, a, pi, model = _policy_log(rewards, arms, target, q)
     groups = cluster_indices(clusters, r.size)[0]
     p = probability_table("allocations", allocations, r.size, pi.shape[1])
-    barred = np.argwhere((pi > 0.0) & (p <= 0.0))
+    # An entry so small that the variance overflows is as good as 0.
+    barred = np.argwhere(pi > LARGEST * p)
     if barred.size:
         row, arm = barred[0]
-        raise ValueError(f"allocations[{row}, {arm}] is 0: decision {row} could not draw arm {arm}, which the target draws")
+        raise ValueError(
+            f"allocations[{row}, {arm}] is {p[row, arm]:g}: decision {row} could not draw arm {arm}, which the target draws"
+        )
     every = np.arange(r.size)
     weights = importance_weights(pi[every, a], propensity_vector(p[every, a], r.size), groups, None)
     terms = np.einsum("ij,ij->i", pi, model) + weights.w * (r - model[every, a])
     h = 1.0 / np.sqrt(np.divide(pi**2, p, out=np.zeros_like(pi), where=p > 0.0).sum(axis=1))
     value = float(h @ terms / h.sum())
-    evened = h * weights.w
-    # The first alarms were about the weights before they were evened out; that about their mean still holds.
-    kept = tuple(warning for warning in weights.warnings if warning not in weight_alarms(weights.w))
     influence = h * (terms - value) / h.sum()
-    return estimate_from(
-        "adaptive", value, influence, groups, level, effective_size(evened), 0.0, weight_alarms(evened) + kept
-    )
+    return estimate_from("adaptive", value, influence, groups, level, h * weights.w, h, warnings=weights.warnings)
 
 
 def running_means(

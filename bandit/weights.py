@@ -8,6 +8,8 @@ Model
 
     Clipping replaces w by min(w, c): less variance, and a bias that no interval shows.
 
+    Decisions of one cluster err together, so alarms look at the weights' sums by cluster as well as at decisions.
+
 Assumes
     Propensities are those that the decisions were drawn with.
 
@@ -26,7 +28,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bandit.logged import Indices, Vector
+from bandit.logged import LARGEST, Indices, Vector
 
 #: Below this share of the decisions the effective sample size is alarming.
 LEAST_ESS_SHARE = 0.1
@@ -44,30 +46,36 @@ class Weights:
     w: Vector
     #: Share of decisions whose weight was clipped.
     clipped: float
-    #: (sum w)^2 / sum w^2.
-    ess: float
-    #: What makes estimates from these weights doubtful, in words.
+    #: What makes them doubtful, in words, other than how unevenly they are spread: see `weight_alarms`.
     warnings: tuple[str, ...]
 
 
 def importance_weights(target: Vector, propensities: Vector, clusters: Indices, clip: float | None) -> Weights:
-    """Return the weights target / propensities, at most `clip`, with their alarms.
+    """Return the weights target / propensities, at most `clip`.
 
-    Raises ValueError if every weight is 0: the log then holds nothing of the target policy.
+    Raises ValueError if every weight is 0, since the log then holds nothing of the target policy, or if one is over 1e50.
     """
     if clip is not None and not clip > 0.0:
         raise ValueError(f"clip is {clip}: it must be greater than 0, or None for no clipping")
-    raw = target / propensities
+    with np.errstate(over="ignore"):
+        raw = target / propensities
+    beyond = np.flatnonzero(raw > LARGEST)
+    if beyond.size:
+        row = beyond[0]
+        raise ValueError(
+            f"propensities[{row}] is {propensities[row]:g} where the target is {target[row]:g}: "
+            f"their ratio, the weight, must be at most {LARGEST:g}"
+        )
     if not raw.any():
         raise ValueError("target is 0 for every decision: the policy draws only arms that the log never tried")
     w = raw if clip is None else np.minimum(raw, clip)
     clipped = float((raw > w).mean())
-    warnings = weight_alarms(w)
+    warnings: tuple[str, ...] = ()
     if clipped:
-        warnings += (
+        warnings = (
             f"clip {clip:g} cut the weights of {clipped:.2%} of the decisions: biased, and no interval shows by how much",
         )
-    return Weights(w, clipped, effective_size(w), warnings + _mean_alarm(raw, clusters))
+    return Weights(w, clipped, warnings + _mean_alarm(raw, clusters))
 
 
 def effective_size(w: Vector) -> float:
@@ -77,14 +85,19 @@ def effective_size(w: Vector) -> float:
     return float(scaled.sum() ** 2 / (scaled @ scaled))
 
 
-def weight_alarms(w: Vector) -> tuple[str, ...]:
-    """Return what is alarming about how evenly the weight is spread."""
+def weight_alarms(w: Vector, clusters: Indices) -> tuple[str, ...]:
+    """Return what is alarming about how evenly the weight is spread over decisions, and over clusters if there are fewer."""
+    sums = np.bincount(clusters, w)
+    return _alarms(w, "decision") + (_alarms(sums, "cluster") if sums.size < w.size else ())
+
+
+def _alarms(w: Vector, kind: str) -> tuple[str, ...]:
     ess, n, largest = effective_size(w), w.size, float(w.max() / w.sum())
     found = []
     if ess < LEAST_ESS_SHARE * n:
-        found.append(f"the effective sample size is {ess:.1f} of {n} decisions, less than {LEAST_ESS_SHARE:.0%}")
+        found.append(f"the effective sample size is {ess:.1f} of {n} {kind}s, less than {LEAST_ESS_SHARE:.0%}")
     if largest > LARGEST_WEIGHT_SHARE:
-        found.append(f"one decision has {largest:.1%} of the weight, more than {LARGEST_WEIGHT_SHARE:.0%}")
+        found.append(f"one {kind} has {largest:.1%} of the weight, more than {LARGEST_WEIGHT_SHARE:.0%}")
     return tuple(found)
 
 

@@ -23,8 +23,9 @@ GROUP BY d.arm_id ORDER BY d.arm_id;
 
 -- What it would have earned to choose one arm always. Each decision that chose it counts 1 / propensity times (IPS), and
 -- the self-normalised estimate (SNIPS) divides by the sum of these weights. Decisions that could not have chosen it, that
--- were forced or held out, or that have no outcome, are left out. The standard error is robust by unit. `ess` is the
--- number of decisions that the weights are worth: below a tenth of n, or with few units, trust none of it.
+-- were forced or held out, or that have no outcome, are left out. The standard error is robust by unit: it is made of what
+-- the estimate would change by without each of them. `units` counts those that chose the arm, and `ess` is the number of
+-- decisions that the weights are worth: below a tenth of n, or with few units, trust none of it.
 CREATE OR REPLACE VIEW value_of_arms AS
 WITH logged AS (
     SELECT d.arm_id, d.propensity, d.allocation_arm_ids AS arms, d.allocation, o.reward,
@@ -43,11 +44,11 @@ estimated AS (
     FROM weighted GROUP BY arm_id
 ),
 by_unit AS (
-    SELECT arm_id, unit, sum(w * (reward - snips) / nullif(total, 0)) AS influence
-    FROM weighted JOIN estimated USING (arm_id) GROUP BY arm_id, unit
+    SELECT arm_id, unit, sum(w * (reward - snips)) / nullif(any_value(total) - sum(w), 0) AS moved
+    FROM weighted JOIN estimated USING (arm_id) WHERE w > 0 GROUP BY arm_id, unit
 )
 SELECT arm_id, any_value(n) AS n, count(*) AS units, any_value(ess) AS ess, any_value(ips) AS ips, any_value(snips) AS snips,
-       sqrt(sum(influence ** 2) * count(*) / nullif(count(*) - 1, 0)) AS snips_stderr
+       sqrt(sum(moved ** 2) * (count(*) - 1) / count(*)) AS snips_stderr
 FROM by_unit JOIN estimated USING (arm_id)
 GROUP BY arm_id ORDER BY arm_id;
 FROM value_of_arms;

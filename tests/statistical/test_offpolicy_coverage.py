@@ -194,6 +194,46 @@ def test_clusters_make_the_intervals_honest(units: int) -> None:
     assert (held[1] < 0.88).all(), held
 
 
+def uneven_logs(sizes: list[int], p: float, runs: int, seed: int) -> Iterator[tuple[np.ndarray, ...]]:
+    """Rewards, arms and units of units that keep their arm, 0 with probability `p`, and whose rates are Beta(2, 2)."""
+    rng = np.random.default_rng(seed)
+    for _ in range(runs):
+        clusters = np.repeat(np.arange(len(sizes)), rng.permutation(sizes))
+        arms = (rng.random(len(sizes)) >= p).astype(int)[clusters]
+        rates = rng.beta(2, 2, len(sizes))[clusters]
+        yield (rng.random(len(arms)) < rates).astype(float), arms, clusters
+
+
+@pytest.mark.parametrize(
+    ("sizes", "p"),
+    [([1000] + [1] * 1000, 0.5), ([300] * 3 + [1] * 900, 0.5), ([50] * 30, 0.15)],
+    ids=["one unit is half of the log", "three units are half of the log", "about five units have the arm"],
+)
+def test_few_units_of_all_the_weight(sizes: list[int], p: float) -> None:
+    """Claim: where few units carry an arm's estimates their 95 % intervals hold .95 - .01 of the time or more, all of them
+    with an alarm wherever one of those units has the arm.
+
+    700 logs or so have a standard error of .0092 at .94, of which 3 are allowed: a false alarm of 15 rates in 50 seeds if
+    all were just at .94; the lowest measures .950.
+    """
+    held, quiet, logs = Counter[str](), Counter[str](), 0
+    for rewards, arms, clusters in uneven_logs(sizes, p, 700, 12):
+        (found, _) = estimate_arms(rewards, arms, np.where(arms == 0, p, 1 - p), 2, clusters, [p, 1 - p])
+        if found.insufficient:
+            continue
+        logs += 1
+        own = clusters[arms == 0]
+        carried = bool(np.bincount(own).max() > 0.05 * own.size)
+        for method in METHODS:
+            estimate = getattr(found, method)
+            held[method] += estimate.lower <= 0.5 <= estimate.upper
+            quiet[method] += int(carried and not estimate.warnings)
+    assert logs > 600
+    assert not any(quiet.values()), quiet
+    for method in METHODS:
+        assert held[method] / logs >= 0.94 - 3 * 0.0092, (method, held)
+
+
 class Cubist:
     """A learner that is quick to compute: shares in proportion to the cubes of smoothed means."""
 

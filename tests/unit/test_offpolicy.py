@@ -9,7 +9,7 @@ from histories import histories
 from scipy import stats
 
 from bandit.arm_estimates import estimate_arms
-from bandit.estimate import Estimate
+from bandit.estimate import Estimate, degrees_of_freedom
 from bandit.offpolicy import adaptive_doubly_robust, doubly_robust, ips, raw_mean, running_means, snips
 from bandit.rejection import ThompsonLearner, rejection_replay
 from bandit.targets import fixed_arm, target_of, uniform, with_floor
@@ -29,18 +29,26 @@ def test_ips_by_hand() -> None:
     assert found.value == pytest.approx(1.25)
     assert found.stderr == pytest.approx(math.sqrt(19 / 48))
     assert found.ess == pytest.approx(6.5**2 / (1 + 2.25 + 9 + 1))
-    # The quantile of Student's t with 3 degrees of freedom, from a table.
-    assert found.upper - found.value == pytest.approx(3.182446 * math.sqrt(19 / 48), rel=1e-6)
+    # Of the weights' degrees of freedom, which are fewer than the 3 of four equal terms.
+    assert found.df == pytest.approx(freedom([2, 3, 6, 2]))
+    assert 1 < found.df < 2
+    assert found.upper - found.value == pytest.approx(stats.t.ppf(0.975, found.df) * math.sqrt(19 / 48))
     assert found.value - found.lower == pytest.approx(found.upper - found.value)
     assert (found.n, found.clusters, found.clipped, found.level) == (4, 4, 0.0, 0.95)
-    assert found.interval == "Student t, 3 degrees of freedom, robust by decision, at one look"
+    assert found.interval == f"Student t, {found.df:.1f} degrees of freedom, robust by decision, at one look"
+    # Equal weights have all of them: the quantile of Student's t with 3, from a table.
+    equal = ips(REWARDS, 0.5, 0.5)
+    assert equal.df == pytest.approx(3)
+    assert equal.upper - equal.value == pytest.approx(3.182446 * equal.stderr, rel=1e-6)
+    assert equal.interval == "Student t, 3 degrees of freedom, robust by decision, at one look"
 
 
 def test_snips_by_hand() -> None:
     found = snips(REWARDS, PROPENSITIES, TARGET)
-    # 5 / 6.5 = 10/13. Influences w (r - 10/13): 3/13, -15/13, 9/13, 3/13; their squares add up to 324/169.
     assert found.value == pytest.approx(10 / 13)
-    assert found.stderr == pytest.approx(math.sqrt(4 / 3 * 324 / 169) / 6.5)
+    # Of 5 / 6.5 without each decision in turn: 4 / 5.5, 5 / 5, 2 / 3.5, 4 / 5.5.
+    without = np.array([8 / 11, 1, 4 / 7, 8 / 11])
+    assert found.stderr == pytest.approx(math.sqrt(3 / 4 * ((without - 10 / 13) ** 2).sum()))
 
 
 def test_doubly_robust_by_hand() -> None:
@@ -61,7 +69,8 @@ def test_adaptive_weights_by_hand() -> None:
     found = adaptive_doubly_robust(REWARDS, ARMS, allocations, [1, 0], [0.5, 0.5])
     value = h @ terms / h.sum()
     assert found.value == pytest.approx(value)
-    assert found.stderr == pytest.approx(math.sqrt(4 / 3 * (h**2 @ (terms - value) ** 2)) / h.sum())
+    without = (h @ terms - h * terms) / (h.sum() - h)
+    assert found.stderr == pytest.approx(math.sqrt(3 / 4 * ((without - value) ** 2).sum()))
     # The weight that is left on decisions 0 and 2: sqrt(.5) / .5 and sqrt(.25) / .25.
     assert found.ess == pytest.approx((math.sqrt(2) + 2) ** 2 / 6)
 
@@ -149,19 +158,82 @@ def test_decisions_repeated_within_a_cluster_add_nothing(log) -> None:
     for one, three in zip(once, thrice, strict=True):
         assert (three.value, three.stderr, three.lower) == pytest.approx((one.value, one.stderr, one.lower))
         assert (three.clusters, three.n) == (200, 600)
-        assert three.interval == "Student t, 199 degrees of freedom, robust by cluster, at one look"
+        assert three.df == pytest.approx(one.df)
+        assert three.interval == one.interval.replace("by decision", "by cluster")
 
 
-def test_the_delta_method_agrees_with_the_jackknife(log) -> None:
-    rewards, arms, propensities = log
-    target = target_of([0.3, 0.7], arms)
-    groups = np.arange(200) // 4
-    for clusters in (np.arange(200), groups):
+def test_the_standard_error_is_the_jackknife(log) -> None:
+    """What each estimate would be without each cluster in turn; the last clustering has one of half of all decisions."""
+    for clusters in (np.arange(200), np.arange(200) // 4, np.maximum(np.arange(200), 100)):
         labels = np.unique(clusters)
-        left_out = [snips(*(x[clusters != g] for x in (rewards, propensities, target))).value for g in labels]
-        n = len(labels)
-        jackknife = math.sqrt((n - 1) / n * np.sum((np.array(left_out) - np.mean(left_out)) ** 2))
-        assert snips(rewards, propensities, target, clusters).stderr == pytest.approx(jackknife, rel=0.03)
+        g = len(labels)
+        left_out = [[e.value for e in estimators(*(x[clusters != label] for x in log))] for label in labels]
+        for i, estimate in enumerate(estimators(*log, clusters=clusters)):
+            moved = np.array(left_out)[:, i] - estimate.value
+            assert estimate.stderr == pytest.approx(math.sqrt((g - 1) / g * np.sum(moved**2))), estimate.method
+
+
+def freedom(weights: list[int]) -> float:
+    """Bell & McCaffrey's degrees of freedom, from the matrix: (tr B)^2 / tr B^2, B = D (I - 1 h') (I - h 1') D."""
+    h = [Fraction(w, sum(weights)) for w in weights]
+    g = range(len(h))
+    left = [[(h[i] / (1 - h[i])) * ((i == j) - h[j]) for j in g] for i in g]
+    b = [[sum(left[i][k] * left[j][k] for k in g) for j in g] for i in g]
+    trace = sum(b[i][i] for i in g)
+    return float(trace**2 / sum(b[i][j] ** 2 for i in g for j in g))
+
+
+@pytest.mark.parametrize("weights", [[1, 1], [5, 1], [1, 1, 1], [2, 1, 1], [9, 1, 1, 1], [1, 2, 3, 4, 5], [200, 1, 2, 3]])
+def test_degrees_of_freedom_are_those_of_the_matrix(weights: list[int]) -> None:
+    h = np.array([*weights, 0]) / sum(weights)
+    assert degrees_of_freedom(h) == pytest.approx(freedom(weights), rel=1e-9)
+
+
+def test_degrees_of_freedom_run_from_one_to_the_number_of_clusters_less_one() -> None:
+    assert degrees_of_freedom(np.full(40, 1 / 40)) == pytest.approx(39)
+    assert degrees_of_freedom(np.array([0.0, 0.5, 0.0, 0.5])) == pytest.approx(1)
+    assert degrees_of_freedom(np.array([1.0, 0.0])) == 1.0
+    # Where the sums stop, the matrix is at 1, too.
+    for weights in ([989, *[1] * 10], [9989, *[1] * 10], [10**9, 1, 1]):
+        assert degrees_of_freedom(np.array(weights) / sum(weights)) == pytest.approx(freedom(weights), abs=0.01)
+
+
+def test_clusters_without_weight_do_not_count() -> None:
+    """Thirty units of ten decisions each; arm 0 was drawn for four of them: all that is known of it are four units."""
+    clusters = np.repeat(np.arange(30), 10)
+    arms = (clusters >= 4).astype(int)
+    rewards = np.random.default_rng(11).random(300)
+    found = estimate_arms(rewards, arms, np.where(arms == 0, 0.15, 0.85), 2, clusters, [0.15, 0.85])[0]
+    for estimate in (found.raw, found.ips, found.snips, found.dr, found.adaptive):
+        assert estimate is not None
+        assert estimate.df == pytest.approx(3), estimate.method
+        assert "one cluster has 25.0% of the weight, more than 5%" in estimate.warnings
+        rough = "the standard error is as rough as that of 4 clusters of equal weight, fewer than 30"
+        assert rough in estimate.warnings, estimate.method
+    assert found.snips.stderr == pytest.approx(found.raw.stderr)
+
+
+def test_a_unit_of_half_the_log_is_alarming_and_counts_in_full() -> None:
+    """A hundred units of one decision that earned 1 or 0 by turns, and one of a hundred decisions that earned 1 each."""
+    rewards = np.r_[np.tile([0.0, 1.0], 50), np.ones(100)]
+    clusters = np.r_[np.arange(100), np.full(100, 100)]
+    found = raw_mean(rewards, clusters)
+    # Without it the mean is 1/2 instead of 3/4; without one of the others it moves by 1/4 or 3/4 of 1/199.
+    moved = 50 * (0.25 / 199) ** 2 + 50 * (0.75 / 199) ** 2 + 0.25**2
+    assert found.stderr == pytest.approx(math.sqrt(100 / 101 * moved))
+    assert 1 < found.df < 1.03
+    # The weights' effective size by cluster: 200^2 / (100 + 100^2).
+    assert found.warnings == (
+        "the effective sample size is 4.0 of 101 clusters, less than 10%",
+        "one cluster has 50.0% of the weight, more than 5%",
+        "the standard error is as rough as that of 2 clusters of equal weight, fewer than 30",
+    )
+    # Where the target does not draw its arm it has no weight, and yet half of the terms of the mean.
+    terms = ips(rewards, 0.5, np.r_[np.full(100, 0.5), np.zeros(100)], clusters)
+    assert "one cluster has 50.0% of the terms, more than 5%" in terms.warnings
+    assert terms.df == pytest.approx(found.df)
+    # Without clusters nothing of this is known.
+    assert raw_mean(rewards).warnings == ()
 
 
 def test_labels_do_not_matter_and_levels_nest(log) -> None:
@@ -185,8 +257,19 @@ def test_alarms() -> None:
     # Exactly 5 % is not alarming.
     assert not any("of the weight" in w for w in raw_mean(np.arange(20)).warnings)
     assert not any("of the weight" in w for w in ips(np.arange(20), 0.5, 0.5).warnings)
-    few = raw_mean(np.arange(40), np.arange(40) // 10)
-    assert few.warnings == ("there are only 4 clusters: fewer than 30 make a rough standard error",)
+    assert raw_mean(np.arange(30)).warnings == ()
+    (few,) = raw_mean(np.arange(29)).warnings
+    assert few == "the standard error is as rough as that of 29 decisions of equal weight, fewer than 30"
+    assert raw_mean([0, 1]).warnings[-1].startswith("the standard error is as rough as that of 2 decisions")
+    assert raw_mean(np.arange(40), np.arange(40) // 10).warnings == (
+        "one cluster has 25.0% of the weight, more than 5%",
+        "the standard error is as rough as that of 4 clusters of equal weight, fewer than 30",
+    )
+    # A hundred clusters, of which five have all of the weight.
+    own = np.repeat(np.arange(100) < 5, 2)
+    spread = snips(np.tile([0.0, 1.0], 100), 0.05, own, np.repeat(np.arange(100), 2)).warnings
+    assert "the effective sample size is 10.0 of 200 decisions, less than 10%" in spread
+    assert "the effective sample size is 5.0 of 100 clusters, less than 10%" in spread
     (constant,) = raw_mean(np.ones(50)).warnings
     assert constant.startswith("all terms are equal")
 
@@ -336,6 +419,16 @@ NAN = float("nan")
         (lambda: snips(REWARDS, 0.5, [0.5, 0.5]), "target has 2 entries for 4 decisions"),
         (lambda: snips(REWARDS, 0.5, 1.5), r"target\[0\] is 1\.5: every entry must be from 0 to 1"),
         (lambda: snips(REWARDS, 0.5, 0.0), "target is 0 for every decision: the policy draws only arms that the log never"),
+        (lambda: ips([1.0, 0.0], [1e-310, 0.5], 1.0), r"propensities\[0\] is 1e-310 where the target is 1: their ratio"),
+        (
+            lambda: ips([1.0, 1e200], 0.5, 0.5),
+            r"rewards\[1\] is 1e\+200: every entry must be a finite number within ±1e\+50",
+        ),
+        (lambda: doubly_robust(REWARDS, ARMS, 0.5, [0.5, 0.5], [0, -1e60]), r"q\[0, 1\] is -1e\+60: every entry must be"),
+        (
+            lambda: adaptive_doubly_robust(REWARDS, ARMS, [[1.0, 1e-310], *[[0.5, 0.5]] * 3], [0.5, 0.5], [0, 0]),
+            r"allocations\[0, 1\] is 1e-310: decision 0 could not draw arm 1",
+        ),
         (lambda: ips(REWARDS, 0.5, 0.5, clip=0.0), "clip is 0.0"),
         (lambda: ips(REWARDS, 0.5, 0.5, level=1.0), "level is 1.0"),
         (lambda: ips(REWARDS, 0.5, 0.5, [1, 2]), r"clusters has shape \(2,\)"),
