@@ -22,7 +22,7 @@ serve: $(READY) ## Run a router on 127.0.0.1:50051, with its data below build/da
 	@mkdir -p build && $(BIN)/bandit-router serve --data-dir build/data $(ARGS)
 
 test: $(READY) ## Every test but the slow ones.
-	$(BIN)/python -m pytest -m "not slow" -n 3 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(READY) ## Format, lint, types, imports, proto, generated code.
 	$(BIN)/ruff format --check .
