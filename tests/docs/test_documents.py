@@ -23,6 +23,7 @@ DOCUMENTS = sorted(path for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob(
 SLOW = {
     "analysis.md",
     "canary.md",
+    "cost.md",
     "estimates.md",
     "evaluation.md",
     "history.md",
@@ -30,6 +31,7 @@ SLOW = {
     "judge.md",
     "metrics.md",
     "models.md",
+    "openfeature.md",
     "pictures.md",
     "planning.md",
     "shadow.md",

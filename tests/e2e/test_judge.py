@@ -155,7 +155,7 @@ async def test_a_noisy_judge_still_finds_it_and_says_how_noisy_it_is(bench: Benc
     assert not data["position_biased"]
 
 
-@pytest.mark.parametrize("method", ["both-orders", "random-order"])
+@pytest.mark.parametrize("method", ["both-orders", pytest.param("random-order", marks=pytest.mark.slow)])
 async def test_a_judge_that_always_says_a_is_exposed(bench: Bench, method: str):
     done = await bench.judge("loopback-judge-a", "--method", method)
     data = done.document["data"]

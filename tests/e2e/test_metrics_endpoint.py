@@ -213,8 +213,8 @@ def test_of_two_services_on_one_database_one_has_the_leaders_series(database_url
 @pytest.mark.parametrize(
     ("address", "says"),
     [
-        ("9464", "must be HOST:PORT, as in 127.0.0.1:9464"),
-        ("example.org:9464", "is no IP address"),
+        pytest.param("9464", "must be HOST:PORT, as in 127.0.0.1:9464", marks=pytest.mark.slow),
+        pytest.param("example.org:9464", "is no IP address", marks=pytest.mark.slow),
         ("192.0.2.1:9464", "--metrics-listen 192.0.2.1:9464: cannot bind"),
     ],
 )

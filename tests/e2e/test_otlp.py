@@ -143,7 +143,7 @@ def test_a_collector_that_is_away_holds_nothing_up(tmp_path: Path) -> None:
     ("environment", "says"),
     [
         ({"OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"}, "otlp over http/json is unknown here"),
-        ({"OTEL_TRACES_EXPORTER": "zipkin"}, "traces are not exported: zipkin"),
+        pytest.param({"OTEL_TRACES_EXPORTER": "zipkin"}, "traces are not exported: zipkin", marks=pytest.mark.slow),
     ],
 )
 def test_what_is_unknown_is_said_and_the_service_serves(environment: dict[str, str], says: str, tmp_path: Path) -> None:

@@ -66,6 +66,7 @@ def rows(url: str, statement: str) -> list[tuple[Any, ...]]:
         return connection.execute(statement).fetchall()  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_each_message_counts_once_though_producers_die(router: ExampleRouter, queue_url: str) -> None:
     before, count = router.outcomes(), 400
     put(queue_url, [{"decision_id": found, "reward": 0.5} for found in decision_ids(router, count)])

@@ -269,6 +269,7 @@ def test_relative_guardrails_rarely_err(share: float, looks: int) -> None:
     assert relative_looks(0.15, 0.36, share, looks, 500, seed=6).shares()[1] <= most
 
 
+@pytest.mark.slow
 def test_relative_guardrails_decide() -> None:
     """Claim: .54 against .15 fails within 400 decisions, equals pass within 1,500, in most runs.
 
