@@ -4,6 +4,11 @@ Model
     The value of arm k is that of the policy that always draws it. Each arm gets every estimator of `bandit.offpolicy`, so
     that a reader sees where they part: raw from the others by adaptivity, ips from snips by the luck of the weights.
 
+    A decision that could not have drawn an arm says nothing of it: with it, ips is too low, and snips is about other
+    decisions than the log's. An arm with probability 0 in some decision is therefore not estimated. Leaving such decisions
+    out is sound where what barred the arm was settled beforehand, as before it was added, and not where the allocation gave
+    it up after bad luck. Only the caller knows, so it is not done here. Other arms are estimated all the same.
+
 Assumes
     As `bandit.offpolicy`. Intervals are for one arm at one look. The arm that looks best looks better than it is.
 
@@ -32,7 +37,7 @@ _ROUNDING = 2e-4
 
 @dataclass(frozen=True, slots=True)
 class ArmEstimates:
-    """The estimates of one arm; None where there is too little data."""
+    """The estimates of one arm; None where it has too few decisions, or could not be drawn in all of them."""
 
     #: Index of the arm.
     arm: int
@@ -65,14 +70,18 @@ def estimate_arms(
     """Return the estimates of each of `k` arms.
 
     With `allocations`, the whole vectors (n, K) or (K,), there are adaptive ones too; each decision's propensity must be
-    the entry of its vector, which is not so for later decisions of stored sticky units. An arm with decisions of fewer than
-    2 clusters is insufficient. Raises ValueError naming the argument, its value and the rule it breaks.
+    the entry of its vector, which is not so for later decisions of stored sticky units. An arm is insufficient if it has
+    decisions of fewer than 2 clusters, or probability 0 in any of these vectors; without them the caller must see to that.
+    Raises ValueError naming the argument, its value and the rule it breaks.
     """
     r = numbers("rewards", rewards)
     a = arm_indices(arms, k, r.size)
     p = propensity_vector(propensities, r.size)
+    barred = np.zeros(k, dtype=np.intp)
     if allocations is not None:
-        _check_drawn_from(probability_table("allocations", allocations, r.size, k), a, p)
+        vectors = probability_table("allocations", allocations, r.size, k)
+        _check_drawn_from(vectors, a, p)
+        barred = (vectors <= 0.0).sum(axis=0)
     groups = cluster_indices(clusters, r.size)[0]
     # Labels that are all different only cost the time to sort them.
     labels = None if clusters is None else groups
@@ -81,8 +90,8 @@ def estimate_arms(
     for arm in range(k):
         own = a == arm
         decisions, independent = int(own.sum()), np.unique(groups[own]).size
-        if independent < 2:
-            why = f"arm {arm} has {decisions} decisions of {independent} clusters: it needs at least 2 that are independent"
+        why = _insufficient(arm, decisions, independent, int(barred[arm]), r.size)
+        if why:
             found.append(ArmEstimates(arm, decisions, why))
             continue
         always = fixed_arm(arm, k)
@@ -102,6 +111,16 @@ def estimate_arms(
             )
         )
     return tuple(found)
+
+
+def _insufficient(arm: int, decisions: int, independent: int, barred: int, n: int) -> str:
+    if barred:
+        return (
+            f"arm {arm} had probability 0 in {barred} of {n} decisions: it is estimated only from those that could draw it"
+        )
+    if independent < 2:
+        return f"arm {arm} has {decisions} decisions of {independent} clusters: it needs at least 2 that are independent"
+    return ""
 
 
 def _check_drawn_from(allocations: Vector, arms: Indices, propensities: Vector) -> None:

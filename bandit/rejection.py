@@ -9,15 +9,20 @@ Model
 
     The value is the mean reward of the accepted decisions. Rewards minus what pi_t expects are a martingale, so that the
     interval covers the average expected reward along *this* run. Another run of the same learner may learn something
-    else; repeat with other generators, and other orders of a log without drift, to see how much.
+    else; repeat with other generators, and other orders of a log without drift, to see how much. Where units come back, the
+    accepted decisions of one unit resemble one another: the standard error and the interval are those of `bandit.estimate`,
+    by cluster.
 
 Assumes
+    Each decision is a draw of its own from p_t. A sticky unit's later decisions are not: keep its first.
+
     Decisions are alike: the means do not drift with time or segment. A learner of m accepted decisions has the luck and
     the age of m, so two learners are compared at the same number of them.
 
 Source
     Li, Chu, Langford & Wang (2011), "Unbiased offline evaluation of contextual-bandit-based news article recommendation
-    algorithms", algorithm 2; Li, Chu, Langford & Schapire (2010), §4; von Neumann (1951) for rejection.
+    algorithms", algorithm 2; Li, Chu, Langford & Schapire (2010), §4; von Neumann (1951) for rejection. That of
+    `bandit.estimate` for the interval.
 
 Shapes
     As in `bandit.logged`.
@@ -25,16 +30,15 @@ Shapes
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import stdtrit
 
 from bandit.allocation import apply_floor
-from bandit.logged import Indices, Vector, arm_indices, fraction, numbers, probability_table
+from bandit.logged import Indices, Vector, arm_indices, cluster_indices, fraction, numbers, probability_table
+from bandit.offpolicy import raw_mean
 from bandit.posterior import probability_best
 
 #: With fewer accepted decisions than this the result carries a warning.
@@ -95,13 +99,15 @@ class Replay:
 
     #: Mean reward of the accepted decisions.
     value: float
-    #: Its standard error along this run, from the rewards.
+    #: Its standard error along this run, from the rewards, by cluster.
     stderr: float
     #: Ends of Student's interval for the average expected reward along this run.
     lower: float
     upper: float
     #: Decisions accepted: the length of the run.
     accepted: int
+    #: Independent clusters among them; `accepted` where none were named.
+    clusters: int
     #: Decisions in the log.
     n: int
     #: Accepted decisions by arm, (K,).
@@ -116,13 +122,15 @@ def rejection_replay(
     allocations: ArrayLike,
     learner: Learner,
     rng: np.random.Generator,
+    clusters: ArrayLike | None = None,
     *,
     level: float = 0.95,
 ) -> Replay:
     """Run `learner`, which keeps what it learned, over the log in order, and return what it earned.
 
-    `allocations` are the vectors that the decisions were drawn from, (n, K) or (K,). Raises ValueError naming the
-    argument, its value and the rule it breaks, and with the number of accepted decisions if they are fewer than 2.
+    `allocations` are the vectors that the decisions were drawn from, (n, K) or (K,). `clusters` are labels of units, (n,):
+    where units come back, the interval is too short without them. Raises ValueError naming the argument, its value and the
+    rule it breaks, and with the number of accepted decisions if they are of fewer than 2 clusters.
     """
     r = numbers("rewards", rewards)
     p = probability_table("allocations", allocations, r.size)
@@ -132,6 +140,7 @@ def rejection_replay(
         row = undrawable[0]
         raise ValueError(f"allocations[{row}, {a[row]}] is 0: decision {row} drew arm {a[row]} and had a probability of it")
     fraction("level", level)
+    groups = cluster_indices(clusters, r.size)[0]
     accepted: list[int] = []
     barred = np.zeros(p.shape[1], dtype=np.intp)
     for t, u in enumerate(rng.random(r.size)):
@@ -142,7 +151,7 @@ def rejection_replay(
         if u * p[t, a[t]] < bound * pi[a[t]]:
             accepted.append(t)
             learner.update(int(a[t]), float(r[t]))
-    return _replay(r[accepted], a[accepted], barred, r.size, level)
+    return _replay(r[accepted], a[accepted], groups[accepted], barred, r.size, level)
 
 
 def _checked(pi: Vector, k: int) -> Vector:
@@ -152,18 +161,17 @@ def _checked(pi: Vector, k: int) -> Vector:
     return vector
 
 
-def _replay(r: Vector, a: Indices, barred: Indices, n: int, level: float) -> Replay:
+def _replay(r: Vector, a: Indices, groups: Indices, barred: Indices, n: int, level: float) -> Replay:
     warnings = [
         f"arm {arm} had probability 0 in {barred[arm]} decisions where the learner might draw it: those were not accepted"
         for arm in np.flatnonzero(barred)
     ]
-    if r.size < 2:
-        raise ValueError("; ".join([f"{r.size} of {n} decisions were accepted: at least 2 are needed", *warnings]))
+    if np.unique(groups).size < 2:
+        of = "" if r.size < 2 else ", all of one cluster"
+        raise ValueError("; ".join([f"{r.size} of {n} decisions were accepted{of}: at least 2 are needed", *warnings]))
     if r.size < FEW_ACCEPTED:
         warnings.append(f"only {r.size} of {n} decisions were accepted: a run that short says little about the learner")
-    value, stderr = float(r.mean()), float(r.std(ddof=1)) / math.sqrt(r.size)
-    if stderr == 0.0:
-        warnings.append("all accepted rewards are equal, so that the standard error of 0 says nothing about the error")
-    half = float(stdtrit(r.size - 1, 0.5 + 0.5 * level)) * stderr
+    mean = raw_mean(r, groups, level=level)
     drawn = tuple(np.bincount(a, minlength=barred.size).tolist())
-    return Replay(value, stderr, value - half, value + half, r.size, n, drawn, tuple(warnings))
+    alarms = (*warnings, *mean.warnings)
+    return Replay(mean.value, mean.stderr, mean.lower, mean.upper, r.size, mean.clusters, n, drawn, alarms)

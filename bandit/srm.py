@@ -12,9 +12,9 @@ Model
     allocation, has no closed form where p_t moves.
 
 Assumes
-    Decisions in order, each of them a new draw. Keep the first decision of every sticky unit and leave out forced ones and
-    repetitions: that is the caller's filter. A mismatch that begins late first has to win back what the bets lost before;
-    begin the log where the question begins.
+    Decisions in order, each of them a new draw. Keep the first decision of every sticky unit and leave out forced ones,
+    those of units held out, and repetitions: that is the caller's filter. A mismatch that begins late first has to win back
+    what the bets lost before; begin the log where the question begins.
 
 Source
     Pearson (1900) for `srm_test`; Ville (1939); Lindon & Malek (2022), "Anytime-valid inference for multinomial count
@@ -45,6 +45,8 @@ _TILTS: Final = 0.005 * 2.0 ** np.arange(10)
 LARGEST: Final = 1e300
 #: An index beyond this is refused where no vector says how many arms there are.
 _MOST_ARMS: Final = 1000
+#: By how much numbers may differ and be taken for the same.
+_ROUNDING: Final = 1e-6
 #: A guessed allocation gives no arm less than this.
 _LEAST_GUESS: Final = 1e-4
 
@@ -75,7 +77,8 @@ def srm_sequential(arms: ArrayLike, propensities: ArrayLike) -> Vector:
 
     `propensities` are best the whole vectors drawn from, (n, K), or one (K,) for all. With those of the drawn arms alone,
     (n,), two arms lose nothing. For more arms the vector is then guessed as the last propensities logged, which keeps the
-    guarantee and loses power as far as allocations move. Values end at 1e300.
+    guarantee and loses power as far as allocations move. Where n = K, numbers that add up to 1 may be one vector or drawn
+    arms' own: they are refused if that makes a difference, and a row for each decision says which. Values end at 1e300.
     Raises ValueError naming the argument, its value and the rule it breaks.
     """
     a = arm_indices(arms)
@@ -104,10 +107,21 @@ def _allocations(a: Indices, propensities: ArrayLike) -> tuple[Vector, Vector]:
         return null, propensity_vector(null[np.arange(n), a], n)
     own = propensity_vector(given, n)
     arm_indices(a, _MOST_ARMS)
+    _check_drawn(a, own)
     if a.max() <= 1:
         first = np.where(a == 0, own, 1.0 - own)
         return np.stack([first, 1.0 - first], axis=1), own
     return _guesses(a, own), own
+
+
+def _check_drawn(a: Indices, own: Vector) -> None:
+    """Refuse numbers that may be one vector for all decisions and say something else as such."""
+    # The sum first: the indices are then few enough to read the numbers as a vector.
+    if abs(own.sum() - 1.0) <= _ROUNDING and a.max() < a.size and not np.allclose(own[a], own, rtol=0.0, atol=_ROUNDING):
+        raise ValueError(
+            f"propensities has {a.size} entries for {a.size} decisions, which add up to 1: it may be one vector for "
+            f"{a.size} arms or the propensities of the arms drawn; give a row for each decision"
+        )
 
 
 def _guesses(a: Indices, own: Vector) -> Vector:

@@ -280,6 +280,36 @@ def test_a_replayed_learner_lives_the_life_it_would_have_lived() -> None:
     assert abs(np.mean(naive) - np.mean(lived)) > 10 * error
 
 
+class Even:
+    """Draws two arms alike and learns nothing."""
+
+    def allocate(self) -> np.ndarray:
+        return uniform(2)
+
+    def update(self, arm: int, reward: float) -> None:
+        """Nothing."""
+
+
+def test_a_replay_of_units_that_come_back_needs_clusters() -> None:
+    """Claim: over 60 units of 20 decisions each, which differ in what they like, the 95 % interval of a replay holds their
+    mean .95 - .01 of the time or more by unit, and less than .75 of the time without.
+
+    250 replays of logs that preferred arm 0: a standard error of .015 at .94, of which 3 are allowed, and .031 at .6, as
+    measured without: a false alarm in 700 seeds.
+    """
+    rng = np.random.default_rng(11)
+    held = np.zeros(2)
+    for _ in range(250):
+        clusters = rng.permutation(np.repeat(np.arange(60), 20))
+        arms = (rng.random(1200) < 0.3).astype(int)
+        rewards = (rng.random(1200) < rng.beta(2, 2, 60)[clusters]).astype(float)
+        for i, labels in enumerate((clusters, None)):
+            found = rejection_replay(rewards, arms, [0.7, 0.3], Even(), rng, labels)
+            held[i] += (found.lower <= 0.5 <= found.upper) / 250
+    assert held[0] >= 0.94 - 3 * 0.015, held
+    assert held[1] < 0.75, held
+
+
 def test_raw_mean_of_a_log_is_what_it_earned() -> None:
     """Claim: the mean of *all* decisions needs no weights: its interval holds the average expected reward of the log.
 

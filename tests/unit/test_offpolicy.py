@@ -357,6 +357,24 @@ def test_replay_of_the_same_policy_keeps_everything() -> None:
     assert rejection_replay(np.arange(200), arms, allocations, Same([]), np.random.default_rng(0)).accepted == 200
 
 
+def test_replay_of_units_that_come_back_is_robust_by_unit() -> None:
+    rng = np.random.default_rng(14)
+    units, arms = rng.permutation(np.repeat(np.arange(40), 10)), rng.integers(0, 2, 400)
+    rewards = (rng.random(400) < rng.random(40)[units]).astype(float)
+    names = np.array([f"unit-{u}" for u in units])
+    found = rejection_replay(rewards, arms, uniform(2), Always([1.0, 0.0]), np.random.default_rng(0), names)
+    kept = arms == 0
+    expected = raw_mean(rewards[kept], units[kept])
+    assert (found.value, found.stderr) == pytest.approx((expected.value, expected.stderr))
+    assert (found.lower, found.upper) == pytest.approx((expected.lower, expected.upper))
+    assert found.clusters == 40
+    alone = rejection_replay(rewards, arms, uniform(2), Always([1.0, 0.0]), np.random.default_rng(0))
+    assert (alone.value, alone.clusters) == (found.value, alone.accepted)
+    assert alone.stderr < 0.8 * found.stderr
+    with pytest.raises(ValueError, match="of 400 decisions were accepted, all of one cluster: at least 2 are"):
+        rejection_replay(rewards, arms, uniform(2), Always([1.0, 0.0]), np.random.default_rng(0), np.zeros(400))
+
+
 def test_replay_says_when_little_was_accepted() -> None:
     arms, rewards = np.tile([0, 1], 50), np.tile([0.0, 1.0, 1.0, 1.0], 25)
     found = rejection_replay(rewards, arms, uniform(2), Always([1.0, 0.0]), np.random.default_rng(0))
@@ -397,6 +415,29 @@ def test_every_arm_side_by_side() -> None:
     for found, decisions in ((third, 1), (fourth, 0)):
         assert found.raw is found.ips is found.snips is found.dr is found.adaptive is None
         assert f"has {decisions} decisions of {decisions} clusters" in found.insufficient
+
+
+def test_an_arm_that_could_not_always_be_drawn_is_not_estimated_and_the_others_are() -> None:
+    rng = np.random.default_rng(13)
+    allocations = np.repeat([[0.5, 0.5, 0.0, 0.0], [0.25, 0.25, 0.5, 0.0]], [100, 300], axis=0)
+    arms = np.array([rng.choice(4, p=p) for p in allocations])
+    rewards = rng.random(400)
+    own = allocations[np.arange(400), arms]
+    first, second, late, never = estimate_arms(rewards, arms, own, 4, allocations=allocations)
+    # What the two others get is what they get alone.
+    two = estimate_arms(rewards, arms, own, 4)
+    for found, alone in ((first, two[0]), (second, two[1])):
+        assert (found.raw, found.ips, found.snips, found.dr) == (alone.raw, alone.ips, alone.snips, alone.dr)
+        assert found.insufficient == ""
+        assert found.adaptive is not None
+    said = "it is estimated only from those that could draw it"
+    assert late.insufficient == f"arm 2 had probability 0 in 100 of 400 decisions: {said}"
+    assert never.insufficient == f"arm 3 had probability 0 in 400 of 400 decisions: {said}"
+    assert late.raw is late.ips is late.snips is late.dr is late.adaptive is None
+    assert (late.decisions, never.decisions) == (int((arms == 2).sum()), 0)
+    # From the decisions that could draw it, it is.
+    later = estimate_arms(rewards[100:], arms[100:], own[100:], 4, allocations=allocations[100:])
+    assert later[2].ips == ips(rewards[100:], 0.5, target_of(fixed_arm(2, 4), arms[100:]))
 
 
 NAN = float("nan")

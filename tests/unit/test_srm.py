@@ -70,6 +70,14 @@ def test_ways_to_give_the_same_allocation() -> None:
     np.testing.assert_allclose(srm_sequential(arms, [0.4, 0.6]), srm_sequential(arms, np.tile([0.4, 0.6], (300, 1))))
 
 
+def test_numbers_that_may_be_a_vector_are_taken_where_it_makes_no_difference() -> None:
+    np.testing.assert_allclose(srm_sequential([0, 1], [0.9, 0.1]), srm_sequential([0, 1], [[0.9, 0.1]] * 2))
+    # As many decisions as there are arms, all alike: the first guess is the vector itself.
+    assert srm_sequential([0, 1, 2], [1 / 3] * 3)[0] == pytest.approx(srm_sequential([0, 1, 2], [[1 / 3] * 3] * 3)[0])
+    # A row for each decision says what is meant.
+    assert srm_sequential([0, 0], [[0.9, 0.1]] * 2)[1] < srm_sequential([0, 0], [[0.9, 0.1], [0.1, 0.9]])[1]
+
+
 def test_drawn_propensities_of_a_fixed_split_cost_only_the_first_guesses() -> None:
     rng = np.random.default_rng(3)
     shares = np.array([0.5, 0.3, 0.2])
@@ -106,6 +114,11 @@ def test_values_end_instead_of_overflowing() -> None:
         (lambda: srm_sequential([0, 2, 0], [0.5, 0.5]), r"arms\[1\] is 2: .* below 2"),
         (lambda: srm_sequential([0, 1, 0], [[0.5, 0.5]] * 2), r"propensities has shape \(2, 2\)"),
         (lambda: srm_sequential([0, 1, 10**12], [0.5, 0.5, 0.5]), r"arms\[2\] is 1e\+12: .* below 1000"),
+        (
+            lambda: srm_sequential([0, 0], [0.9, 0.1]),
+            "propensities has 2 entries for 2 decisions, which add up to 1: it may",
+        ),
+        (lambda: srm_sequential([2, 0, 1], [0.5, 0.3, 0.2]), "propensities has 3 entries for 3 decisions"),
         (lambda: srm_sequential([0, 1, 0], "many"), "propensities is not made of numbers"),
     ],
 )
