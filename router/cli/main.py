@@ -16,6 +16,7 @@ _COMMANDS = {
     "backup": ("backup", "Write the whole database to a file."),
     "demo": ("demo", "Route, reward and learn on real LLM outcomes."),
     "doctor": ("doctor", "Find what keeps the service from working."),
+    "estimate": ("estimate", "Say what the log tells of arms, policies and learners."),
     "evaluate": ("evaluate", "Compare arms on a dataset, before they meet users."),
     "export": ("export", "Write experiments, and what was logged, as files."),
     "forget": ("forget", "Erase the identifiers of a unit."),

@@ -52,8 +52,10 @@ def database_given() -> bool:
 
 
 @contextmanager
-def log_of(database_url: str | None, data_dir: Path, experiment_id: str) -> Iterator[tuple[Reading, Read]]:
-    """Read an experiment in the database of a router; one state throughout."""
+def log_of(
+    database_url: str | None, data_dir: Path, experiment_id: str, given_as: str = "--experiment"
+) -> Iterator[tuple[Reading, Read]]:
+    """Read an experiment in the database of a router; one state throughout. `given_as` names it in messages."""
     if database_url is None and not (data_dir / "postgres").is_dir():
         # Nothing is made by reading.
         raise click.UsageError(
@@ -62,7 +64,7 @@ def log_of(database_url: str | None, data_dir: Path, experiment_id: str) -> Iter
     with database_at(database_url, data_dir) as url, reading(url) as found:
         of = found.experiment(experiment_id)
         if of is None:
-            raise click.UsageError(f"--experiment {experiment_id}: no such experiment in {url.shown}")
+            raise click.UsageError(f"{given_as} {experiment_id}: no such experiment in {url.shown}")
         yield found, of
 
 

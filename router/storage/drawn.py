@@ -56,7 +56,6 @@ WHERE incarnation = %(incarnation)s AND decided_at >= %(start)s AND decided_at <
   AND decision_day BETWEEN %(first)s AND %(last)s AND reason NOT IN ('forced', 'holdout') AND propensity < 1
 """
 
-_ASSIGNMENT = "SELECT assignment FROM experiments WHERE incarnation = %(incarnation)s"
 _VECTORS = "SELECT allocation_id, arms, probabilities FROM allocations WHERE allocation_id = ANY(%(ids)s)"
 
 
@@ -87,8 +86,7 @@ def read_drawn(reading: Reading, of: Read, start: datetime | None, end: datetime
     in memory, some 100 bytes and 8 for each arm a decision. Raises StorageError.
     """
     parameters = _span(of, start, end)
-    ((assignment,),) = reading.all(_ASSIGNMENT, parameters)
-    draw, since = _DRAW[assignment_of(assignment)]
+    draw, since = _DRAW[assignment_of(reading.definition(of).assignment)]
     rows = _Rows()
     for some in reading.rows(_FIRST.format(draw=draw, since=since), parameters):
         rows.add(some)
