@@ -7,6 +7,7 @@
 
 `url` is a postgresql:// URL, or the data directory of an embedded Postgres. Nothing but SELECT is needed, so the read-only
 login of an analyst will do. Each call reads one state of the database, in a transaction that lasts as long as the call.
+`logged` gives arrays, for estimates, all others tables.
 
 Times are `timestamp[us, tz=UTC]`, and ranges are [start, end): datetimes with a time zone, None for all there is. Of
 decisions, draws, events, outcomes and comparisons the range is that of the time of the decision, of snapshots when they were
@@ -35,6 +36,8 @@ from router.analysis.source import AnalysisError, check_range, experiment_of, op
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from router.storage.logged import Logged
+
 __all__ = [
     "AnalysisError",
     "comparisons",
@@ -42,6 +45,7 @@ __all__ = [
     "decisions_batches",
     "draws",
     "events",
+    "logged",
     "metrics",
     "outcomes",
     "snapshots",
@@ -115,6 +119,21 @@ def events(url: str | Path, experiment: str, start: datetime | None = None, end:
     output_tokens, cost_usd, error, metadata; null without).
     """
     return _log("events", url, experiment, start, end)
+
+
+def logged(url: str | Path, experiment: str, start: datetime | None = None, end: datetime | None = None) -> Logged:
+    """Return the decisions that estimates of arms may use, as arrays: what `bandit.arm_estimates.estimate_arms` takes.
+
+    These are the decisions that were drawn, among the active arms and no others, and have an outcome that counts. The fields
+    are arm_ids, arms, rewards, propensities, allocations, clusters (units or sessions; None where there are none) and
+    left_out, which counts the others by the reason. The draw of a stored sticky unit is that of its first decision. All of
+    it is held in memory, some 700 bytes a decision.
+    """
+    from router.storage.logged import read_logged
+
+    check_range(start, end)
+    with opened(url) as reading:
+        return read_logged(reading, experiment_of(reading, experiment), utc(start), utc(end))
 
 
 def outcomes(url: str | Path, experiment: str, start: datetime | None = None, end: datetime | None = None) -> pa.Table:

@@ -190,7 +190,8 @@ def estimates(
         "left_out_because": asdict(found.left_out),
         "arms": [_numbers(found.arm_ids[one.arm], one) for one in arms],
     }
-    _write(figure, output, as_json, numbers, found.left_out.sentences())
+    missing = [f"no estimates of {found.arm_ids[one.arm]}: {one.insufficient}" for one in arms if one.insufficient]
+    _write(figure, output, as_json, numbers, [*missing, *found.left_out.sentences()])
 
 
 @picture.command()

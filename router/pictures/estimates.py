@@ -34,14 +34,14 @@ def estimates(arm_ids: Sequence[str], found: Sequence[ArmEstimates], *, experime
             raise ValueError(f"arm_ids has {len(arm_ids)} names: there is none for arm {one.arm}")
     if not any(_of_arm(one) for one in found):
         why = f": {found[0].insufficient}" if found else ""
-        raise NothingToDrawError(f"no arm has decisions enough for an estimate{why}")
+        raise NothingToDrawError(f"no arm can be estimated{why}")
     detail = "mean reward of each arm by estimator, and its interval for one look; hollow: with an alarm"
     figure, axes = canvas(_finding(arm_ids, found), of(experiment) + detail, left=0.19)
     methods = [name for name in _METHODS if any(getattr(one, name) is not None for one in found)]
     drawn = {}
     for row, one in enumerate(reversed(found)):
         if one.insufficient:
-            axes.text(0.01, row, "too few decisions", transform=axes.get_yaxis_transform(), color=FAINT, va="center")
+            axes.text(0.01, row, "no estimates", transform=axes.get_yaxis_transform(), color=FAINT, va="center")
         for place, name in enumerate(methods):
             estimate: Estimate | None = getattr(one, name)
             if estimate is None:
@@ -74,7 +74,7 @@ def _finding(arm_ids: Sequence[str], found: Sequence[ArmEstimates]) -> str:
     raw = {one.arm: one.raw for one in found if one.raw is not None}
     first = max(dr, key=lambda arm: dr[arm].value)
     if len(dr) == 1:
-        return f"{arm_ids[first]} earns {dr[first].value:.3f}; no other arm has decisions enough"
+        return f"{arm_ids[first]} earns {dr[first].value:.3f}; no other arm can be estimated"
     by_raw = max(raw, key=lambda arm: raw[arm].value)
     if by_raw != first:
         return f"{arm_ids[first]} earns most by the doubly robust estimates, {arm_ids[by_raw]} by raw means"

@@ -199,9 +199,9 @@ def _clusters(decisions: Sequence[Decided], interleaved: bool) -> NDArray[np.int
     both = [one for one in decisions if one.unit_id and one.session_id]
     units, sessions = {one.unit_id for one in both}, {one.session_id for one in both}
     by_unit = not interleaved and len(units) <= len(sessions)
-    names = [_cluster(one, by_unit) for one in decisions]
-    distinct, labels = np.unique(np.array(names, dtype=np.str_), return_inverse=True)
-    return None if distinct.size == len(names) else labels.astype(np.intp)
+    numbers: dict[str, int] = {}
+    labels = [numbers.setdefault(_cluster(one, by_unit), len(numbers)) for one in decisions]
+    return None if len(numbers) == len(labels) else np.array(labels, dtype=np.intp)
 
 
 def _cluster(decision: Decided, by_unit: bool) -> str:

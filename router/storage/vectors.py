@@ -74,6 +74,7 @@ class DrawVectors:
         """Reads what they need. Raises StorageError."""
         self._place = {arm.number: i for i, arm in enumerate(definition.active_arms)}
         self._always = gets_a_share(definition)
+        self._judged: dict[tuple[Any, Any], NDArray[np.float64] | Unusable] = {}
         self._units: dict[tuple[str, int, float], tuple[list[datetime], list[Any]]] = {}
         decisions = list(decisions)
         units = {one.unit_id for one in decisions if one.reason == "sticky" and one.unit_id}
@@ -92,18 +93,25 @@ class DrawVectors:
 
     def of(self, decision: Decided) -> NDArray[np.float64] | Unusable:
         """Return the vector that a decision's arm was drawn from, (K,) over the active arms, or why there is none."""
-        drawn = self._vectors.get(self._drawn_from(decision))
+        pair = self._drawn_from(decision), decision.allocation_id
+        if pair not in self._judged:
+            self._judged[pair] = self._judge(*pair)
+        found = self._judged[pair]
+        if not isinstance(found, Unusable) and abs(found[self._place[decision.arm]] - decision.propensity) > _ROUNDING:
+            return Unusable.UNKNOWN_DRAW
+        return found
+
+    def _judge(self, drawn_from: Any, then: Any) -> NDArray[np.float64] | Unusable:
+        """Return the vector of an arm that was drawn from one, and served when another was in force."""
+        drawn = self._vectors.get(drawn_from)
         if drawn is None:
             return Unusable.UNKNOWN_DRAW
         if drawn.arms != self._place.keys():
             return Unusable.OTHER_ARMS
         if ((drawn.probabilities == 0.0) & self._always).any():
             return Unusable.SOME_ARMS
-        if abs(drawn.probabilities[self._place[decision.arm]] - decision.propensity) > _ROUNDING:
-            return Unusable.UNKNOWN_DRAW
-        then = self._vectors.get(decision.allocation_id)
-        # A unit that had drawn an arm which was ruled out here would have drawn again: those that kept theirs are a choice.
-        if then is not None and ((drawn.probabilities > 0.0) & (then.probabilities == 0.0)).any():
+        # A unit that had drawn an arm which was ruled out then would have drawn again: those that kept theirs are a choice.
+        if then in self._vectors and ((drawn.probabilities > 0.0) & (self._vectors[then].probabilities == 0.0)).any():
             return Unusable.SOME_ARMS
         return drawn.probabilities
 

@@ -11,6 +11,7 @@ import pytest
 from postgres import TestCluster
 from running import Router, arm, experiment, query, until_scalar
 
+import router.analysis as analysis
 from bandit.arm_estimates import estimate_arms
 from bandit.intraclass import ClusterSums, intraclass_correlation
 from bandit.situation import History
@@ -197,3 +198,9 @@ async def test_the_login_of_an_analyst_will_do(router: Router, cluster: TestClus
         assert of is not None
         assert read_logged(found, of, None, None).rewards.tolist() == [1.0]
         assert read_history(found, of, None, None) == history(router)
+    assert analysis.logged(url, "support").rewards.tolist() == [1.0]
+    assert analysis.logged(url, "support", end=datetime(2001, 1, 1, tzinfo=UTC)).rewards.tolist() == []
+    with pytest.raises(analysis.AnalysisError, match="there is no such experiment"):
+        analysis.logged(url, "nope")
+    with pytest.raises(analysis.AnalysisError, match=r"start .*: must be a datetime with a time zone"):
+        analysis.logged(url, "support", datetime(2026, 1, 1))

@@ -253,12 +253,12 @@ def test_estimates_say_what_is_too_little_and_what_has_an_alarm() -> None:
     arms[arms == 2], arms[0], propensities[0] = 0, 2, 0.01
     found = estimate_arms(rewards, arms, propensities, 3)
     figure = estimates(["x", "y", "z"], found)
-    assert "too few decisions" in words(figure)
+    assert "no estimates" in words(figure)
     assert "overlaps" in title(figure)
     alarmed = [one for one in found if one.ips is not None and one.ips.warnings]
     hollow = [one for one in figure.axes[0].lines if one.get_gid() == "ips" and one.get_markerfacecolor() == "white"]
     assert len(hollow) == len(alarmed)
-    with pytest.raises(NothingToDrawError, match="no arm has decisions enough for an estimate: arm 0 has 1 decisions"):
+    with pytest.raises(NothingToDrawError, match="no arm can be estimated: arm 0 has 1 decisions"):
         estimates(["x"], estimate_arms([1.0], [0], [0.5], 1))
     with pytest.raises(ValueError, match="arm_ids has 1 names: there is none for arm 1"):
         estimates(["x"], found)
