@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -168,6 +168,7 @@ def estimates(
     """
     _check(start, end, output)
     from bandit.arm_estimates import estimate_arms
+    from router.cli.estimate_report import named
     from router.pictures import NothingToDrawError
     from router.pictures import estimates as draw
     from router.storage.logged import read_logged
@@ -184,13 +185,13 @@ def estimates(
     try:
         figure = draw(found.arm_ids, arms, experiment=experiment)
     except NothingToDrawError as error:
-        fail(f"{experiment}: {error}")
+        fail(f"{experiment}: {named(str(error), found.arm_ids)}")
     numbers = {
         "left_out": found.left_out.total,
         "left_out_because": asdict(found.left_out),
-        "arms": [_numbers(found.arm_ids[one.arm], one) for one in arms],
+        "arms": [_numbers(one, found.arm_ids) for one in arms],
     }
-    missing = [f"no estimates of {found.arm_ids[one.arm]}: {one.insufficient}" for one in arms if one.insufficient]
+    missing = [f"no estimates: {named(one.insufficient, found.arm_ids)}" for one in arms if one.insufficient]
     _write(figure, output, as_json, numbers, [*missing, *found.left_out.sentences()])
 
 
@@ -253,12 +254,18 @@ def _write(
         click.echo(note)
 
 
-def _numbers(arm_id: str, one: ArmEstimates) -> dict[str, Any]:
+def _numbers(one: ArmEstimates, arm_ids: Sequence[str]) -> dict[str, Any]:
     """Return what was drawn of one arm."""
+    from router.cli.estimate_report import named
+
     estimates = (one.raw, one.ips, one.snips, one.dr, one.adaptive)
     return {
-        "arm_id": arm_id,
+        "arm_id": arm_ids[one.arm],
         "decisions": one.decisions,
-        "insufficient": one.insufficient,
-        "estimates": {found.method: asdict(found) for found in estimates if found is not None},
+        "insufficient": named(one.insufficient, arm_ids),
+        "estimates": {
+            found.method: {**asdict(found), "warnings": [named(text, arm_ids) for text in found.warnings]}
+            for found in estimates
+            if found is not None
+        },
     }
