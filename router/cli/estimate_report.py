@@ -179,16 +179,16 @@ def _learner(asked: AskedLearner, present: Present) -> BetaLearner:
 
 
 def _replayed(asked: AskedLearner, logged: Logged, present: Present, runs: int, seed: int) -> Replayed:
-    rewards, arms, vectors = logged.rewards, logged.arms, logged.allocations
+    kept, clusters = np.arange(logged.rewards.size), logged.clusters
     if assignment_of(present.definition.assignment) != "per_request":
-        # Later decisions of a unit are no draws that a learner could have made otherwise.
-        first = np.sort(cluster_indices(logged.clusters, rewards.size)[1])
-        rewards, arms, vectors = rewards[first], arms[first], vectors[first]
+        # Later decisions of a unit are no draws of their own.
+        kept, clusters = np.sort(cluster_indices(clusters, kept.size)[1]), None
+    log = (logged.rewards[kept], logged.arms[kept], logged.allocations[kept])
     found = []
     for run in range(runs):
         try:
             learner = _learner(asked, present)
-            found.append(rejection_replay(rewards, arms, vectors, learner, np.random.default_rng([seed, run])))
+            found.append(rejection_replay(*log, learner, np.random.default_rng([seed, run]), clusters))
         except ValueError as error:
             return Replayed(asked, str(error))
     return Replayed(asked, "", tuple(found))

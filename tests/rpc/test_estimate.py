@@ -281,6 +281,17 @@ async def test_units_that_come_back_are_clusters_and_are_drawn_once(router: Rout
     assert found["arms"][0]["estimates"]["dr"]["clusters"] == 200
     assert sum(one["at_every_look"]["exact"]["n"] for one in found["arms"]) == 200
     assert found["replays"][0]["runs"][0]["n"] == 200
+    # Without stickiness each decision is a draw, and one that says less.
+    definition = await router.get()
+    definition.assignment.Clear()
+    await router.update(definition)
+    each = await answer(router, "--replay", "discount=0.99", "--runs", "1")
+    replayed = each["replays"][0]["runs"][0]
+    assert replayed["n"] == each["split"]["every"]["n"] == 600
+    assert replayed["clusters"] < replayed["accepted"]
+    definition = await router.get()
+    definition.assignment.kind = experiments_pb2.AssignmentRule.KIND_STICKY_HASH
+    await router.update(definition)
     text = (await run(router)).stdout
     assert "600 decisions with an outcome of 200 units or sessions" in text
     assert "400 decisions are no first draws" in text
