@@ -6,19 +6,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import grpc
 from click.core import ParameterSource
 
-from bandit.situation import History
 from router.cli.calls import TIMEOUT_S
 from router.cli.options import INSTANT, database_at
-from router.storage.analysis import Read, Reading, reading
 from router.v1 import experiments_pb2 as experiments
 from router.v1 import posteriors_pb2 as pb
 from router.v1 import posteriors_pb2_grpc, types_pb2
+
+if TYPE_CHECKING:
+    from bandit.situation import History
+    from router.storage.analysis import Read, Reading
 
 F = TypeVar("F", bound=Callable[..., Any])
 #: Counting what users did reads every decision of the time in question.
@@ -61,6 +63,9 @@ def log_of(
         raise click.UsageError(
             f"--data-dir {data_dir}: holds no embedded Postgres: give --data-dir or --database-url as `serve` has it"
         )
+    # Here: statistics take a second to load, and --help needs none.
+    from router.storage.analysis import reading
+
     with database_at(database_url, data_dir) as url, reading(url) as found:
         of = found.experiment(experiment_id)
         if of is None:
@@ -118,6 +123,8 @@ def active_arms(experiment: experiments.Experiment) -> list[types_pb2.Arm]:
 
 def history_in_metrics(experiment: experiments.Experiment, metrics: list[pb.ArmMetrics]) -> History | None:
     """Return what GetMetrics says to a plan, which is neither reward lag nor sessions; None without a decision."""
+    from bandit.situation import History
+
     learned = [entry for entry in metrics if not entry.holdout]
     decisions, outcomes = sum(entry.interactions for entry in learned), sum(entry.outcomes for entry in learned)
     if not decisions:
