@@ -9,6 +9,8 @@ Model
     shadow traffic leaves users with the control, which is as likely to be the worse arm as any. Harm is what is lost if the
     control is the best arm and every other one is worse by `effect`.
 
+    A bandit is ended by `bandit.stopping.decide` with its default rule, and has the default floor until then.
+
 Assumes
     Steady traffic; outcomes independent but for the sessions of a `History`; feedback after one fixed delay. Days are
     fractional and count no weekends: whole weeks are a good habit beyond what the formulas ask.
@@ -26,18 +28,24 @@ Shapes
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
+from bandit.allocation import DEFAULT_FLOOR, LARGEST_FLOOR_SUM
 from bandit.guardrails import minimum_sample
-from bandit.planning_formulas import STOP_AT, ab_size, pair_size, pairs_a_turn, thompson_flow
+from bandit.planning_formulas import STOP_AT, Ending, Flow, ab_size, pair_size, pairs_a_turn, thompson_flow
 from bandit.ramp import HOUR_US, Ramp, default_stages
 from bandit.situation import Situation
+from bandit.stopping import StoppingRule
 
 _DAY_US: Final = 24 * HOUR_US
-#: A bandit learns in time if feedback takes no more than this share of its duration.
+#: A bandit learns in time if feedback takes no more than this share of the time that it takes to learn.
 _PROMPT: Final = 0.1
+#: The value remaining at which a bandit may end, as a share of the effect: with more it often names the wrong arm.
+_TOLERABLE: Final = 0.25
+#: A bandit that goes on for this many times as long as it takes to be sure is said to.
+_RUNS_ON: Final = 1.25
 
 
 class Strategy(Enum):
@@ -63,6 +71,8 @@ class Forecast:
     decisions: int
     #: Until the answer, feedback of the last decision included.
     days: float
+    #: Until decisions enough have been made; the rest of `days` is waiting, for feedback or for a bandit's stopping rule.
+    learning_days: float
     #: Successes lost until the answer if any arm may be the best one.
     expected_regret: float
     #: Successes lost until the answer if the control is the best one.
@@ -94,7 +104,7 @@ def forecast_all(s: Situation) -> tuple[StrategyPlan, ...]:
 
 def _offline(s: Situation) -> StrategyPlan:
     each = math.ceil(_pairs(s))
-    forecast = Forecast(each * (s.arms - 1), each, 0, 0.0, 0.0, 0.0, s.alpha, 1.0 - s.power)
+    forecast = Forecast(each * (s.arms - 1), each, 0, 0.0, 0.0, 0.0, 0.0, s.alpha, 1.0 - s.power)
     return StrategyPlan(
         Strategy.OFFLINE,
         "which arm a judge prefers, on recorded prompts",
@@ -109,7 +119,7 @@ def _offline(s: Situation) -> StrategyPlan:
 def _shadow(s: Situation) -> StrategyPlan:
     each = math.ceil(_pairs(s))
     days = each / s.traffic_per_day
-    forecast = Forecast(each * (s.arms - 1), each, each, days, each * _regret_rate(s), 0.0, s.alpha, 1.0 - s.power)
+    forecast = Forecast(each * (s.arms - 1), each, each, days, days, each * _regret_rate(s), 0.0, s.alpha, 1.0 - s.power)
     return StrategyPlan(
         Strategy.SHADOW,
         "which arm a judge prefers, on the traffic of today",
@@ -137,6 +147,7 @@ def _canary(s: Situation) -> StrategyPlan:
         sample * challengers,
         sample,
         decisions,
+        days * challengers,
         days * challengers,
         decisions * _regret_rate(s),
         exposed * challengers * s.effect,
@@ -204,39 +215,81 @@ def _both_known(s: Situation) -> str:
 
 
 def _bandit(s: Situation, ab: StrategyPlan) -> StrategyPlan:
-    arriving = s.delay_days * s.traffic_per_day * s.coverage
-    flow = thompson_flow(s.arms, s.effect, s.variance, arriving)
+    flow = _flow(s)
     # Decisions without feedback are shared out like the others, and lose as much.
     decisions = math.ceil(flow.outcomes / s.coverage)
     regret = flow.regret / s.coverage
+    days = decisions / s.traffic_per_day
     forecast = Forecast(
         math.ceil(flow.outcomes),
         math.ceil(flow.outcomes / s.arms),
         decisions,
-        decisions / s.traffic_per_day,
+        days,
+        flow.sure / s.coverage / s.traffic_per_day,
         regret,
         regret,
         None,
         1.0 - STOP_AT,
     )
+    rule = stopping_rule(s)
     reasons = [
-        f"stops at P(best) >= {STOP_AT:g}: a rule for decisions, no test of significance; equal arms reach it too",
+        f"stops at P(best) >= {rule.probability_best:g} or a value remaining below {rule.value_remaining:.2%}: a rule for "
+        f"decisions, no test of significance; equal arms reach it too",
+        f"the stopping rule waits for {rule.least_us / _DAY_US:g} days and {rule.least_outcomes:g} outcomes of every arm; "
+        f"meanwhile each keeps {_floor(s):.2g} of the decisions at least",
     ]
+    if rule.value_remaining < StoppingRule().value_remaining:
+        reasons.append(
+            f"give the rule value_remaining {rule.value_remaining:.2g}: the default, {StoppingRule().value_remaining:g}, is "
+            f"more than {_TOLERABLE:.0%} of the effect, and would name the wrong arm more often"
+        )
     if ab.forecast is not None:
         share = regret / ab.forecast.expected_regret
         reasons.append(f"loses {share:.0%} of what the A/B test loses on the way")
-    reasons += lateness(s, forecast.days)
+    reasons += [*waiting(forecast), *lateness(s, forecast)]
     return StrategyPlan(Strategy.BANDIT, "which arm to serve, while it is served", forecast, tuple(reasons))
 
 
-def lateness(s: Situation, days: float) -> list[str]:
-    """Return why feedback is too slow for a bandit that runs so many days; nothing if it is not."""
-    if s.delay_days <= _PROMPT * days:
+def stopping_rule(s: Situation) -> StoppingRule:
+    """Return the rule that ends a bandit: the default, with a value remaining that leaves the effect to be found."""
+    default = StoppingRule()
+    most = _TOLERABLE * s.effect / (s.baseline + s.effect)
+    return default if default.value_remaining <= most else replace(default, value_remaining=most)
+
+
+def waiting(bandit: Forecast) -> list[str]:
+    """Return for how long a bandit runs on after it is sure; nothing if it hardly does."""
+    if bandit.days < _RUNS_ON * bandit.learning_days:
+        return []
+    return [f"it is sure after {bandit.learning_days:.2g} days; the stopping rule ends it after {bandit.days:.3g}"]
+
+
+def lateness(s: Situation, bandit: Forecast) -> list[str]:
+    """Return why feedback is too slow for a bandit; nothing if it is not."""
+    if s.delay_days <= _PROMPT * bandit.learning_days:
         return []
     return [
-        f"feedback takes {s.delay_days:.2g} days of the {days:.2g} that it would run: until then it shares out decisions "
-        f"without having learned from them, and arms that are slower to succeed look worse than they are"
+        f"feedback takes {s.delay_days:.2g} days of the {bandit.learning_days:.2g} that it takes to learn: until then "
+        f"it shares out decisions without having learned from them, and arms that are slower to succeed look worse than "
+        f"they are"
     ]
+
+
+def _flow(s: Situation) -> Flow:
+    rule = stopping_rule(s)
+    outcomes_a_day = s.traffic_per_day * s.coverage
+    ending = Ending(
+        rule.value_remaining * (s.baseline + s.effect),
+        rule.least_us / _DAY_US * outcomes_a_day,
+        rule.least_outcomes,
+        rule.check_every_us / _DAY_US * outcomes_a_day,
+    )
+    return thompson_flow(s.arms, s.effect, s.variance, s.delay_days * outcomes_a_day, _floor(s), ending)
+
+
+def _floor(s: Situation) -> float:
+    """Return the floor that an experiment has by default; with very many arms half of the most that it may have."""
+    return DEFAULT_FLOOR if s.arms * DEFAULT_FLOOR < LARGEST_FLOOR_SUM else 0.5 * LARGEST_FLOOR_SUM / s.arms
 
 
 def equal_lengths(s: Situation) -> list[str]:
@@ -253,10 +306,11 @@ def equal_lengths(s: Situation) -> list[str]:
 def _shared_out(s: Situation, each: int, total: int, needed: float) -> Forecast:
     """Return the forecast of a test that gives every arm the same share of the decisions, of which it needs so many."""
     # The shares stay as they are while the last feedback is on its way.
-    days = needed / s.traffic_per_day + s.delay_days
+    learning = needed / s.traffic_per_day
+    days = learning + s.delay_days
     decisions = math.ceil(days * s.traffic_per_day)
     lost = decisions * _regret_rate(s)
-    return Forecast(total, each, decisions, days, lost, lost, s.alpha, 1.0 - s.power)
+    return Forecast(total, each, decisions, days, learning, lost, lost, s.alpha, 1.0 - s.power)
 
 
 def _regret_rate(s: Situation) -> float:

@@ -20,7 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from bandit.forecasts import Forecast, Strategy, StrategyPlan, equal_lengths, forecast_all, lateness
+from bandit.forecasts import Forecast, Strategy, StrategyPlan, equal_lengths, forecast_all, lateness, waiting
 from bandit.situation import History, Question, Risk, Situation, resolve
 
 __all__ = ["Forecast", "History", "Plan", "Question", "Risk", "Strategy", "StrategyPlan", "plan"]
@@ -85,11 +85,11 @@ def _learner(s: Situation, forecasts: dict[Strategy, Forecast]) -> tuple[Strateg
     if drafts is not None and drafts.days <= min(s.horizon_days, _SOONER * ab.days):
         return Strategy.INTERLEAVING, (f"interleaving answers in {drafts.days:.3g} days, an A/B test in {ab.days:.3g}",)
     saved = f"a bandit loses {bandit.expected_regret:.3g} successes on the way, an A/B test {ab.expected_regret:.3g}"
-    late = tuple(f"no bandit: {reason}" for reason in lateness(s, bandit.days))
+    late = tuple(f"no bandit: {reason}" for reason in lateness(s, bandit))
     # Who minds little about users minds about the answer: at high tolerance any saving of regret decides.
     worth = 1.0 if s.risk is Risk.HIGH else _WORTH
     if not late and bandit.days <= s.horizon_days and bandit.expected_regret <= worth * ab.expected_regret:
-        return Strategy.BANDIT, (saved,)
+        return Strategy.BANDIT, (saved, *waiting(bandit))
     if ab.days <= s.horizon_days:
         return Strategy.AB, (*late, f"an A/B test answers in {ab.days:.3g} days, with an estimate of the difference")
     if not late and bandit.days <= s.horizon_days:

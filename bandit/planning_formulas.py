@@ -16,7 +16,11 @@ Model
                  of the outcomes known a delay later. With c = 1 this would be P(best) at the true means, and with c = 2 at
                  means that err independently of the allocation. They err less than that: an arm that errs downwards is
                  tried less and one that errs upwards corrects itself. c = 1.25 agrees with simulated regret to 20 %.
-                 The bandit ends when P(best) at the true means (c = 1) reaches .95.
+                 A floor f leaves f + (1 - K f) times that share. The bandit is sure when P(best) at the true means (c = 1)
+                 reaches .95, or with a tolerance d the chance that no other arm is better by more than d, which is
+                 P(best) with e + d in place of e; `Ending` says how long it goes on. Where it waits for n outcomes of every
+                 arm, runs differ: beside the floor's share, what exploring has given an arm is taken as a Gamma variable of
+                 shape 2 with the flow's mean, and the wait is the sum over time of the chance that an arm has too few.
 
 Assumes
     Independent outcomes, one difference e for all. Normal approximations: good where every arm expects 10 successes and 10
@@ -36,14 +40,17 @@ Shapes
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-#: A bandit ends when an arm is the best with this probability.
-STOP_AT: Final = 0.95
+from bandit.stopping import StoppingRule
+
+#: A bandit is sure when an arm is the best with this probability.
+STOP_AT: Final = StoppingRule().probability_best
 #: c: how much wider than a posterior the flow's differences are.
 _WIDENING: Final = 1.25
 #: The outcomes that a flat prior is worth.
@@ -51,6 +58,8 @@ _PRIOR: Final = 2.0
 #: A step of the flow, as a share of the outcomes learned from so far.
 _STEP: Final = 0.02
 _MOST_STEPS: Final = 3000
+#: A flow is followed until a run goes on with no more than this chance.
+_HARDLY: Final = 1e-3
 _NODES, _WEIGHTS = (np.asarray(part, dtype=np.float64) for part in np.polynomial.hermite_e.hermegauss(40))
 
 
@@ -104,36 +113,98 @@ def _pairs_of(turns: int, arms: int) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Flow:
-    """What Thompson Sampling is expected to take until it is sure."""
+class Ending:
+    """When a bandit ends; without more, as soon as it is sure. All but the first are counts of outcomes."""
 
-    #: Outcomes until P(best) reaches `STOP_AT`, those included that are not known yet at that moment.
+    #: How much better another arm may be and not matter.
+    tolerance: float = 0.0
+    #: Not before so many of all arms, those on their way included.
+    least: float = 0.0
+    #: Not before so many are known of every arm.
+    least_each: float = 0.0
+    #: Only at a multiple of this; 0 is at any time.
+    every: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """What Thompson Sampling is expected to take until it ends."""
+
+    #: Outcomes until then, those included that are not known yet at that moment.
     outcomes: float
     #: Successes lost on the way, against always choosing the best arm.
     regret: float
+    #: Outcomes until it is sure, which may be long before it ends.
+    sure: float
 
 
-def thompson_flow(arms: int, effect: float, variance: float, delay: float = 0.0) -> Flow:
+def thompson_flow(
+    arms: int,
+    effect: float,
+    variance: float,
+    delay: float = 0.0,
+    floor: float = 0.0,
+    ending: Ending | None = None,
+) -> Flow:
     """Return the flow of Thompson Sampling from a flat prior; `delay` is the outcomes on their way at any moment.
 
-    `effect` > 0 is what the best arm is better by; `variance` > 0 that of one outcome.
+    `effect` > 0 is what the best arm is better by; `variance` > 0 that of one outcome; `floor` the least share of an arm.
     """
+    end = ending or Ending()
     t, best, lost = [0.0], [0.0], [0.0]
     if delay > 0.0:
         # Nothing is known yet: every arm has its share.
         t, best, lost = [0.0, delay], [0.0, delay / arms], [0.0, delay * (arms - 1) / arms]
+    sure, outcomes, regret = math.inf, t[-1], lost[-1]
     for _ in range(_MOST_STEPS):
         learned = max(0.0, t[-1] - delay)
-        n_best = _PRIOR + float(np.interp(learned, t, best))
-        n_other = _PRIOR + float(np.interp(learned, t, lost)) / (arms - 1)
-        if _chance(arms, effect, variance / n_best, variance / n_other) >= STOP_AT:
-            return Flow(t[-1], effect * lost[-1])
-        share = _chance(arms, effect, _WIDENING * variance / n_best, _WIDENING * variance / n_other)
+        known_best, known_other = _at(learned, t, best), _at(learned, t, lost) / (arms - 1)
+        noise = variance / (_PRIOR + known_best), variance / (_PRIOR + known_other)
+        if sure == math.inf and _chance(arms, effect + end.tolerance, *noise) >= STOP_AT:
+            sure = t[-1]
+        # The chance that a run is still going on.
+        alive = 1.0
+        if sure <= t[-1] >= end.least:
+            alive = _chance_of_few(arms - 1, end.least_each - floor * learned, known_other - floor * learned)
+        share = floor + (1.0 - arms * floor) * _chance(arms, effect, *(_WIDENING * one for one in noise))
+        if alive < _HARDLY:
+            waits = _until_a_look(outcomes, end.every)
+            return Flow(outcomes + waits, effect * (regret + (1.0 - share) * waits), sure)
         step = max(1.0, _STEP * learned)
+        if t[-1] < end.least:
+            step = min(step, end.least - t[-1])
         t.append(t[-1] + step)
         best.append(best[-1] + share * step)
         lost.append(lost[-1] + (1.0 - share) * step)
+        outcomes += alive * step
+        regret += alive * (1.0 - share) * step
     raise ArithmeticError(f"an effect of {effect} at variance {variance} takes more outcomes than the flow follows")
+
+
+def _chance_of_few(others: int, missing: float, explored: float) -> float:
+    """Return the chance that one of the other arms at least has explored less than it is missing."""
+    if missing <= 0.0:
+        return 0.0
+    if explored <= 0.0:
+        return 1.0
+    x = 2.0 * missing / explored
+    return float(-math.expm1(others * (math.log1p(x) - x)))
+
+
+def _at(x: float, t: list[float], values: list[float]) -> float:
+    """Return the value at x in [0, t[-1]], linear between the steps; lists that grow are dear to `np.interp`."""
+    i = bisect_left(t, x)
+    if t[i] == x:
+        return values[i]
+    part = (x - t[i - 1]) / (t[i] - t[i - 1])
+    return values[i - 1] + part * (values[i] - values[i - 1])
+
+
+def _until_a_look(t: float, every: float) -> float:
+    if every <= 0.0:
+        return 0.0
+    # A time that is a multiple but for its rounding is one.
+    return max(0.0, math.ceil(t / every - 1e-9) * every - t)
 
 
 def _chance(arms: int, effect: float, best: float, other: float) -> float:

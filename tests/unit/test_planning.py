@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.stats import binom
+from scipy.stats import binom, gamma
 
 from bandit.crossover import sensitivity_gain
 from bandit.guardrails import minimum_sample
 from bandit.planning import Forecast, Plan, Strategy, plan
-from bandit.planning_formulas import ab_size, pair_size, pairs_a_turn, thompson_flow
+from bandit.planning_formulas import Ending, _chance_of_few, ab_size, pair_size, pairs_a_turn, thompson_flow
 from bandit.situation import History, Question, Risk
 
 HOUR_US = 3_600_000_000
@@ -113,10 +113,76 @@ def test_the_forecasts_by_hand() -> None:
     assert (offline.days, offline.decisions, offline.expected_regret, offline.harm) == (0.0, 0, 0.0, 0.0)
 
     bandit = forecast(found, Strategy.BANDIT)
-    flow = thompson_flow(2, 0.02, 0.62 * 0.38, 5000 * 2 / 24)
-    assert bandit.days == pytest.approx(flow.outcomes / 5000, abs=1 / 5000)
-    assert bandit.expected_regret == pytest.approx(flow.regret)
+    assert (bandit.days, bandit.decisions) == (14, 70_000), "the rule's least time"
+    sure = thompson_flow(2, 0.02, 0.62 * 0.38, 5000 * 2 / 24, 0.01, Ending(tolerance=0.005))
+    # What is left to learn after that costs little; the floor costs .02 of every hundredth decision.
+    floor = 0.02 * 0.01 * (70_000 - sure.outcomes)
+    assert sure.regret + floor < bandit.expected_regret < sure.regret + 5 * floor
     assert bandit.false_positive is None
+
+
+def test_a_bandit_waits_for_the_time_of_its_rule_and_pays_the_floor() -> None:
+    # So great an effect is plain within the hour; the rule has the worse arm served until the 14th day, .01 of the time.
+    found = plan(Question(effect=0.2, baseline=0.5, traffic_per_day=5000.0, feedback_delay_us=0))
+    bandit = forecast(found, Strategy.BANDIT)
+    assert (bandit.days, bandit.decisions) == (14, 70_000)
+    assert bandit.expected_regret > 0.2 * 0.01 * 70_000
+    reasons = found.of(Strategy.BANDIT).reasons
+    assert any("waits for 14 days and 100 outcomes of every arm; meanwhile each keeps 0.01" in one for one in reasons)
+    assert any(one.startswith("it is sure after 0.0") for one in reasons)
+    # An A/B test is done in an hour and loses a tenth of that.
+    assert found.recommended is Strategy.AB
+
+
+def test_a_bandit_waits_for_the_outcomes_of_the_worse_arm() -> None:
+    # At 100 a day and a floor of .01 the worse arm has hardly more than one a day: 14 days would not do.
+    found = plan(Question(effect=0.2, baseline=0.5, traffic_per_day=100.0, feedback_delay_us=0))
+    bandit = forecast(found, Strategy.BANDIT)
+    assert 40 < bandit.days < 100
+    assert bandit.days == round(bandit.days), "the rule looks once a day"
+    covered = plan(Question(effect=0.2, baseline=0.5, traffic_per_day=200.0, feedback_delay_us=0), History(coverage=0.5))
+    half = forecast(covered, Strategy.BANDIT)
+    assert (half.sample_size, half.days) == (bandit.sample_size, bandit.days)
+    assert half.expected_regret == pytest.approx(2 * bandit.expected_regret)
+
+
+def test_a_flow_ends_as_it_is_told() -> None:
+    plain = thompson_flow(2, 0.05, 0.2)
+    assert plain.outcomes == plain.sure
+    assert thompson_flow(2, 0.05, 0.2, ending=Ending(tolerance=0.05)).sure < 0.5 * plain.sure
+    for least in (0.5 * plain.sure, 3 * plain.sure):
+        later = thompson_flow(2, 0.05, 0.2, ending=Ending(least=least))
+        assert later.outcomes == pytest.approx(max(least, plain.sure), rel=1e-3)
+        assert later.sure == pytest.approx(plain.sure, rel=1e-3)
+    looked = thompson_flow(2, 0.05, 0.2, ending=Ending(every=1000.0))
+    assert looked.outcomes % 1000 == 0
+    assert 0 <= looked.outcomes - plain.outcomes < 1000
+    # A floor of f sends each arm at least f of the decisions: n known outcomes of each take n / f at most.
+    each = thompson_flow(3, 0.3, 0.2, floor=0.02, ending=Ending(least_each=500.0))
+    assert 0.8 * 500 / 0.02 < each.outcomes < 1.02 * 500 / 0.02
+
+
+def test_an_effect_below_the_value_that_the_rule_leaves_is_planned_with_less() -> None:
+    # 1 % of .64 is more than a quarter of .02: the rule would often end before it had found that.
+    small = plan(QUESTION).of(Strategy.BANDIT).reasons
+    assert any(f"give the rule value_remaining {0.02 / 4 / 0.64:.2g}: the default, 0.01, is" in one for one in small)
+    assert any("a value remaining below 0.78%" in one for one in small)
+    large = plan(replace(QUESTION, effect=0.03)).of(Strategy.BANDIT).reasons
+    assert any("a value remaining below 1.00%" in one for one in large)
+    assert not any("give the rule" in one for one in large)
+
+
+@pytest.mark.parametrize(("others", "missing", "explored"), [(1, 40.0, 70.0), (3, 90.0, 60.0), (99, 5.0, 80.0)])
+def test_the_chance_that_an_arm_has_few_outcomes(others: int, missing: float, explored: float) -> None:
+    enough = gamma.sf(missing, 2.0, scale=explored / 2.0) ** others
+    assert _chance_of_few(others, missing, explored) == pytest.approx(1.0 - enough, rel=1e-9)
+    assert _chance_of_few(others, 0.0, explored) == 0.0
+    assert _chance_of_few(others, missing, 0.0) == 1.0
+
+
+def test_very_many_arms_have_a_floor_that_is_allowed() -> None:
+    said = plan(replace(QUESTION, arms=60)).of(Strategy.BANDIT).reasons[1]
+    assert f"each keeps {0.25 / 60:.2g} of" in said
 
 
 def test_interleaving_needs_what_lies_within_sessions() -> None:
@@ -247,7 +313,7 @@ def test_thin_traffic_ends_offline() -> None:
         assert (found.recommended, found.then) == (Strategy.OFFLINE, None)
         assert any("no live comparison answers within 60 days" in reason for reason in found.reasons)
     # Pairs take fewer requests than arms apart if the judge is good: shadow traffic is still in time.
-    paired = plan(Question(0.03, 0.62, 160.0, 0, Risk.MEDIUM, judge_accuracy=1.0, horizon_days=26.0))
+    paired = plan(Question(0.03, 0.62, 320.0, 0, Risk.MEDIUM, judge_accuracy=1.0, horizon_days=13.5))
     assert paired.recommended is Strategy.SHADOW
 
 
