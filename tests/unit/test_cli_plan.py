@@ -45,6 +45,19 @@ def test_the_recommendation_comes_first_with_its_reasons() -> None:
     assert "a difference of 0.02 from 0.62 (+3.23%), 2 arms, 5,000 decisions a day, feedback after 2 hours" in flat
 
 
+def test_the_document_shows_what_the_command_prints() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "planning.md").read_text()
+    shown = text.split("--picture plan.png\n")[1].split("```")[0]
+    assert " ".join(run(*BRIEF).stdout.split()).startswith(" ".join(shown.split()))
+    rows = [line.strip("| ").split(" | ") for line in text.split("| Strategy | Days |")[1].split("\n\n")[0].splitlines()[2:]]
+    possible = [(one.strategy.value, one.forecast) for one in WANTED.strategies if one.forecast is not None]
+    wanted = [(name, f.days, f.expected_regret, f.harm) for name, f in possible]
+    assert [row[0] for row in rows] == [one[0] for one in wanted]
+    for row, one in zip(rows, wanted, strict=True):
+        assert float(row[1]) == pytest.approx(one[1], abs=0.05)
+        assert [float(cell) for cell in row[2:]] == pytest.approx(one[2:], abs=0.5)
+
+
 def test_the_table_has_every_strategy_with_its_figures() -> None:
     lines = run(*BRIEF).stdout.splitlines()
     rows = {}
