@@ -128,7 +128,7 @@ class Keeper:
             Duty("vitals", EVERY_S, vitals.work),
         ]
         if self._settings.retention_days:
-            duties.append(Duty("retention", _RETENTION_S, self._drop_expired))
+            duties.append(Duty("retention", _RETENTION_S, self._drop_expired, aside=True))
         return duties
 
     async def _make_partitions(self, database: Database) -> None:
@@ -144,7 +144,7 @@ class Keeper:
 
     async def _drop_expired(self, session: Session) -> None:
         assert self._settings.retention_days is not None  # noqa: S101 - asked before
-        await drop_expired(session.connection, self._today(), self._settings.retention_days)
+        await drop_expired(session.connection, self._today(), self._settings.retention_days, session.check)
 
     def _today(self) -> date:
         return day_of(self._clocks.now_us())

@@ -1,6 +1,7 @@
 """The leader: of all keepers on one database, the one that does what must not be done twice at the same time."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -10,6 +11,7 @@ from typing import Any, TypeAlias
 from router.storage.database import Database
 from router.storage.election import Session, elected
 from router.storage.errors import StorageError, StorageUnavailableError
+from router.tasks import cancelled
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,8 @@ class Duty:
     #: It is given the connection that holds the leadership: when that breaks, so does what is under way, and another may
     #: lead.
     work: Work
+    #: Whether it may take long. It is then done beside the others, on a connection of its own, until the leadership is lost.
+    aside: bool = False
 
 
 class Leader:
@@ -42,7 +46,7 @@ class Leader:
         stand_s: float = _STAND_S,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """The leader does its duties, one at a time; the others ask to lead every `stand_s` seconds.
+        """The leader does its duties, one at a time but for those aside; the others ask to lead every `stand_s` seconds.
 
         `clock` gives seconds since the epoch.
         """
@@ -78,15 +82,35 @@ class Leader:
     async def _lead(self, session: Session) -> None:
         log.info("this keeper leads")
         self.leads = True
-        clock = asyncio.get_running_loop().time
-        due = dict.fromkeys(self._duties, clock())
-        while True:
+        async with contextlib.AsyncExitStack() as ending:
             for duty in self._duties:
+                if duty.aside:
+                    task = asyncio.create_task(self._do_aside(duty, session), name=duty.name)
+                    ending.push_async_callback(cancelled, task)
+            await self._do_in_turn([duty for duty in self._duties if not duty.aside], session)
+
+    async def _do_in_turn(self, duties: Sequence[Duty], session: Session) -> None:
+        clock = asyncio.get_running_loop().time
+        due = dict.fromkeys(duties, clock())
+        while True:
+            for duty in duties:
                 if clock() >= due[duty]:
                     due[duty] = clock() + duty.every_s
                     await self._do(duty, session)
             await asyncio.sleep(max(0.0, min([_CHECK_S, *(at - clock() for at in due.values())])))
             await session.check()
+
+    async def _do_aside(self, duty: Duty, session: Session) -> None:
+        clock = asyncio.get_running_loop().time
+        while True:
+            due = clock() + duty.every_s
+            try:
+                async with session.beside(self._database) as own:
+                    await self._do(duty, own)
+            except StorageError as error:
+                # Whether the leadership is lost too is found out where it is held.
+                log.warning("work of the leader was cut short: %s: %s", duty.name, error)
+            await asyncio.sleep(max(0.0, due - clock()))
 
     async def _do(self, duty: Duty, session: Session) -> None:
         try:

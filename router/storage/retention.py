@@ -22,7 +22,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from functools import partial
-from typing import Any, LiteralString, TypeVar
+from typing import Any, LiteralString, TypeAlias, TypeVar
 
 import psycopg
 from psycopg import errors as pg
@@ -37,6 +37,7 @@ from router.storage.shadow import delete_dropped
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+MayGoOn: TypeAlias = Callable[[], Awaitable[None]]
 _ATTEMPTS = 3
 _PAUSE_S = 0.5
 #: Allocations in one transaction.
@@ -95,12 +96,19 @@ WHERE ctid >= format('(%%s,0)', %s::int8)::tid AND ctid < format('(%%s,0)', %s::
 """
 
 
-async def drop_expired(connection: psycopg.AsyncConnection[Any], today: date, keep_days: int) -> list[date]:
+async def _unasked() -> None:
+    """Go on."""
+
+
+async def drop_expired(
+    connection: psycopg.AsyncConnection[Any], today: date, keep_days: int, may_go_on: MayGoOn = _unasked
+) -> list[date]:
     """Drop every day (UTC, of the decision) that is more than `keep_days` before today; returns the days it dropped.
 
     The posterior is the same before and after, to the last digit, unless it discounts. Later events for these
     days are refused. Gives way to queries that hold the tables: what it could not drop is left to the next call. Several may
-    run at once.
+    run at once. A large day takes seconds and a backlog of days minutes, so `may_go_on` is awaited before every step:
+    where it raises, nothing more is dropped or deleted.
     """
     limit = today - timedelta(days=keep_days)
     dropped: list[date] = []
@@ -108,24 +116,25 @@ async def drop_expired(connection: psycopg.AsyncConnection[Any], today: date, ke
     with translated():
         try:
             while True:
+                await may_go_on()
                 day, moved = await _insisting(partial(_close, connection, limit))
                 advanced = advanced or moved
                 if day is None:
                     break
                 await count_day(connection, day)
-                if await _insisting(partial(_drop, connection, day)):
+                if await _insisting(partial(_drop, connection, day, may_go_on)):
                     log.info("dropped %s: what it taught is in the base of the evidence", day)
                     dropped.append(day)
+                    await days_dropped(connection)
         except pg.LockNotAvailable as error:
             log.warning("retention gives way, and goes on next time: %s", error)
-        if dropped:
-            await days_dropped(connection)
-        await _delete_allocations(connection)
+        await _delete_allocations(connection, may_go_on)
+        await may_go_on()
         if deleted := await delete_dropped(connection):
             log.info("deleted %d shadow comparisons of days that are not kept any more", deleted)
         if advanced:
             # A day's grace: nobody is in the middle of drawing such a unit anew.
-            await _delete_units(connection, datetime.combine(today - timedelta(days=1), time(), UTC))
+            await _delete_units(connection, datetime.combine(today - timedelta(days=1), time(), UTC), may_go_on)
     return dropped
 
 
@@ -162,7 +171,7 @@ async def _close(connection: psycopg.AsyncConnection[Any], limit: date) -> tuple
     return day, moved.rowcount > 0
 
 
-async def _drop(connection: psycopg.AsyncConnection[Any], day: date) -> bool:
+async def _drop(connection: psycopg.AsyncConnection[Any], day: date, may_go_on: MayGoOn) -> bool:
     """Drop a closed day; whether it was still there."""
     async with connection.transaction():
         await _begin(connection)
@@ -176,6 +185,7 @@ async def _drop(connection: psycopg.AsyncConnection[Any], day: date) -> bool:
             await connection.execute(_REMEMBER_ALLOCATIONS.format(sql.Identifier(decisions)))
         midnight = datetime.combine(day, time(), UTC)
         await connection.execute(_FOLD, (midnight, midnight + timedelta(days=1)))
+        await may_go_on()
         await connection.execute(_locking([*PARTITIONED, *partitions], "ACCESS EXCLUSIVE"))
         for name in partitions:
             await connection.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(name)))
@@ -196,11 +206,12 @@ def _locking(tables: Sequence[str], mode: LiteralString) -> sql.Composed:
     return sql.SQL("LOCK TABLE {} IN " + mode + " MODE").format(names)
 
 
-async def _delete_allocations(connection: psycopg.AsyncConnection[Any]) -> None:
+async def _delete_allocations(connection: psycopg.AsyncConnection[Any], may_go_on: MayGoOn) -> None:
     """Delete allocations that decisions of dropped days were drawn from, and no others."""
     total = 0
     looked_at = _ALLOCATIONS
     while looked_at == _ALLOCATIONS:
+        await may_go_on()
         async with connection.transaction():
             found = await (await connection.execute(_DELETE_ALLOCATIONS, (_ALLOCATIONS,))).fetchone()
         looked_at, deleted = found or (0, 0)
@@ -209,7 +220,7 @@ async def _delete_allocations(connection: psycopg.AsyncConnection[Any]) -> None:
         log.info("deleted %d allocations that no kept decision was drawn from", total)
 
 
-async def _delete_units(connection: psycopg.AsyncConnection[Any], before: datetime) -> None:
+async def _delete_units(connection: psycopg.AsyncConnection[Any], before: datetime, may_go_on: MayGoOn) -> None:
     """Delete assignments of sticky units that expired before this time, a stretch of the table at a time."""
     async with connection.transaction():
         row = await (
@@ -220,6 +231,7 @@ async def _delete_units(connection: psycopg.AsyncConnection[Any], before: dateti
     pages = row[0] if row else 0
     total = 0
     for start in range(0, pages, _PAGES):
+        await may_go_on()
         async with connection.transaction():
             deleted = await connection.execute(_DELETE_UNITS, (start, start + _PAGES, before))
         total += deleted.rowcount

@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from running import query, terminate_others, until
+from running import query, scalar, terminate_others, until, until_scalar
 
 from router.controllers.leader import Duty, Leader
 from router.storage.database import Database, DatabaseUrl
+from router.storage.election import Session, elected
 from router.storage.errors import StorageUnavailableError
 
 
@@ -20,9 +21,12 @@ async def candidates(database_url: str) -> AsyncIterator[Callable[..., Leader]]:
     databases: list[Database] = []
     tasks: list[asyncio.Task[None]] = []
 
-    def stand(work: Any, *, every_s: float = 0.02) -> Leader:
+    def stand(work: Any, *, every_s: float = 0.02, aside: Any = None) -> Leader:
         databases.append(Database(DatabaseUrl.parse(database_url)))
-        leader = Leader(databases[-1], [Duty("work", every_s, work)], stand_s=0.02)
+        duties = [Duty("work", every_s, work)]
+        if aside is not None:
+            duties.insert(0, Duty("aside", every_s, aside, aside=True))
+        leader = Leader(databases[-1], duties, stand_s=0.02)
         tasks.append(asyncio.create_task(leader.run(), name=str(len(tasks))))
         return leader
 
@@ -109,3 +113,71 @@ async def test_work_that_fails_is_logged_and_tried_again(candidates, caplog: pyt
     await until(lambda: attempts >= 4, "four attempts")
     assert leader.leads
     assert caplog.text.count("work of the leader failed") == 2
+
+
+async def test_work_aside_holds_nothing_up_and_ends_with_the_lead(database_url: str, candidates) -> None:
+    done, ended = 0, 0
+    asides: list[Any] = []
+    leads: set[int] = set()
+
+    async def work(session: Any) -> None:
+        nonlocal done
+        leads.add(session.connection.info.backend_pid)
+        done += 1
+
+    async def aside(session: Any) -> None:
+        nonlocal ended
+        asides.append(session)
+        await session.check()
+        try:
+            await session.connection.execute("SELECT pg_sleep(60)")
+        finally:
+            ended += 1
+
+    candidates(work, aside=aside)
+    await until(lambda: asides and done > 20, "work goes on beside it")
+    (lead,) = leads
+    assert asides[0].connection.info.backend_pid != lead
+    assert (len(asides), ended) == (1, 0), "one at a time"
+    await query(database_url, "SELECT pg_terminate_backend(%s)", lead)
+    await until(lambda: len(asides) == 2, "elected again")
+    assert ended == 1, "what was under way has ended before"
+    sleeping = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%pg_sleep(60)'"
+    assert await scalar(database_url, sleeping) == 1
+
+
+async def test_a_fault_of_work_aside_does_not_end_the_lead(database_url: str, candidates, caplog) -> None:
+    attempts, leads = 0, set()
+
+    async def work(session: Any) -> None:
+        leads.add(session.connection.info.backend_pid)
+
+    async def aside(session: Any) -> None:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            raise ValueError("a fault")
+        if attempts == 2:
+            raise StorageUnavailableError("it was cut off")
+
+    leader = candidates(work, aside=aside)
+    await until(lambda: "aside" in leader.done_at, "it was done")
+    assert (attempts >= 3, leader.failures["aside"], len(leads)) == (True, 2, 1)
+    assert "work of the leader failed: aside" in caplog.text
+    assert "work of the leader was cut short: aside: it was cut off" in caplog.text
+
+
+async def test_work_aside_learns_that_the_lead_is_lost(database_url: str, database: Database, session: Session) -> None:
+    async with session.beside(database) as own:
+        await session.check()
+        await own.check()
+        holder = session.connection.info.backend_pid
+        await query(database_url, "SELECT pg_terminate_backend(%s)", holder)
+        await until_scalar(database_url, f"SELECT count(*) FROM pg_stat_activity WHERE pid = {holder}", 0)
+        async with elected(database) as another:
+            assert another is not None
+            with pytest.raises(StorageUnavailableError, match="the leadership is lost"):
+                await own.check()
+            await another.check()
+        with pytest.raises(StorageUnavailableError):
+            await session.check()

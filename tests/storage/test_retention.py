@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -22,18 +22,20 @@ from growth import (
     random_event,
     stored_evidence,
 )
-from running import Router, assert_replay_agrees, query, scalar, until_scalar, until_waiting
+from hands import Hand
+from running import Router, arm, assert_replay_agrees, experiment, query, scalar, until, until_scalar, until_waiting
 
 from bandit.reward import Evidence
 from router.storage import retention
 from router.storage.database import Database, DatabaseUrl
 from router.storage.decisions import AllocationRow, DecisionRow, copy_decisions, store_allocations
-from router.storage.errors import MissingPartitionError, StorageError
+from router.storage.errors import MissingPartitionError, StorageError, StorageUnavailableError
 from router.storage.events import EventRow, apply_events, days_of
 from router.storage.partitions import PARTITIONED, ensure_partitions, partition_name
 from router.storage.policies import read_evidence
 from router.storage.retention import drop_expired
 from router.storage.writer import EventWriter
+from router.v1 import experiments_pb2 as pb
 from router.v1 import routing_pb2
 
 DAYS = 5
@@ -84,6 +86,13 @@ async def keeper(database: Database):
     """The connection that retention runs on."""
     async with await database.connect(autocommit=True) as connection:
         yield connection
+
+
+@pytest.fixture
+def keeper_at_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keepers look at ramps, and for changes of posteriors, twenty times a second."""
+    monkeypatch.setattr("router.controllers.ramp.EVERY_S", 0.05)
+    monkeypatch.setattr("router.controllers.snapshots.EVERY_S", 0.05)
 
 
 @pytest.fixture
@@ -328,6 +337,48 @@ async def test_cut_before_any_statement_a_day_is_there_or_gone(url: str, feedbac
     assert states == sorted(states, key=lambda state: -state[0]), "no day came back"
 
 
+async def test_stopped_before_any_step_nothing_more_is_dropped(url: str, feedback: Feedback, keeper, monkeypatch):
+    """It is stopped at the first question whether it may go on, then at the second, and so on, until it all went through."""
+    monkeypatch.setattr(retention, "_ALLOCATIONS", 1)
+    await feedback.apply(some_events(8))
+    await query(url, "INSERT INTO dropped_allocations SELECT gen_random_uuid() FROM generate_series(1, 2)")
+    before = await posteriors(url)
+    stops: list[tuple[Any, ...]] = []
+
+    async def what_is_left() -> tuple[Any, ...]:
+        allocations = await scalar(url, "SELECT count(*) FROM dropped_allocations")
+        return len(await days_left(url)), await kept_from(url), allocations
+
+    async def drop(questions: int) -> list[Any]:
+        """Drop until the last of so many questions, which is answered with an error."""
+        asked = itertools.count(1)
+
+        async def may_go_on() -> None:
+            if next(asked) == questions:
+                stops.append(await what_is_left())
+                raise StorageUnavailableError("it leads no longer")
+
+        return await asyncio.gather(drop_expired(keeper, day(DAYS), 3, may_go_on), return_exceptions=True)
+
+    for questions in itertools.count(1):
+        (result,) = await drop(questions)
+        if len(stops) < questions:
+            break
+        assert isinstance(result, StorageUnavailableError), result
+        assert await what_is_left() == stops[-1]
+        assert await posteriors(url) == before
+        await assert_replay_agrees(url)
+    assert result == []
+    expected = [
+        (5, None, 2),
+        (5, day(1), 2),  # the first day is closed, and the drop undone
+        (4, day(1), 2),
+        (3, day(2), 2),  # of allocations one at a time is deleted from here on
+        (3, day(2), 0),
+    ]
+    assert [state for state, _ in itertools.groupby(stops)] == expected
+
+
 async def test_a_day_that_was_closed_before_a_crash_is_dropped_by_the_next_call(url: str, feedback: Feedback, keeper):
     rows = some_events(7)
     await feedback.apply(rows)
@@ -392,6 +443,48 @@ async def test_a_batch_under_way_is_waited_for_and_counted(url: str, feedback: F
         await until_waiting(url, "day_is_closed")
     assert await dropping == [day(0)]
     assert await stored_evidence(url) == {(1, 0): Evidence(2_000_000, 0, 2)}
+
+
+async def test_snapshots_and_looks_at_ramps_go_on_between_the_days_of_a_backlog(
+    database_url: str, start_router: Any, keeper_at_speed: None, monkeypatch: pytest.MonkeyPatch
+):
+    hand = Hand()
+    router = await start_router(database_url, hand.clocks, keeper=False)
+    rule = pb.RampRule(guardrails=[pb.Guardrail(metric="METRIC_RETRY", limit=0.5)])
+    rule.stages.add(cap=1.0).duration.FromSeconds(86_400)
+    arms = [arm("a", role="ROLE_CONTROL"), arm("b", role="ROLE_CHALLENGER")]
+    await router.run(experiment(arms=arms, ramp=rule, unit_share=1_000))
+    incarnation = await scalar(router.url, "SELECT incarnation FROM experiments")
+    backlog = [event_row(number, -2 - number, incarnation=incarnation) for number in range(6)]
+    async with await event_connection(database_url) as connection:
+        await ensure_partitions(connection, days_of(backlog))
+        await apply_events(connection, backlog)
+    drop, seen_after = retention._drop, []
+
+    async def drop_and_see(connection: psycopg.AsyncConnection[Any], day: date, *args: Any) -> bool:
+        """Drop a day; then the leader must take a snapshot of what is learned now, and look at the ramp, before the next."""
+        dropped = await drop(connection, day, *args)
+        hand.now_us += 1_000_000
+        await router.learn("a", 5)
+        version = (await router.posterior()).policy_version
+
+        async def kept() -> bool:
+            return await scalar(router.url, "SELECT max(policy_version) >= %s FROM snapshots", version)
+
+        async def looked() -> bool:
+            return (await router.get()).ramp_status.assessment.assess_time.ToMicroseconds() >= hand.now_us
+
+        await until(kept, "a snapshot", 10)
+        await until(looked, "a look at the ramp", 10)
+        seen_after.append(day)
+        return dropped
+
+    monkeypatch.setattr(retention, "_drop", drop_and_see)
+    await start_router(database_url, hand.clocks, retention_days=1)
+    await until(lambda: len(seen_after) == len(backlog), "the backlog is dropped", 60)
+    assert seen_after == sorted(days_of(backlog))
+    assert await stored_evidence(router.url, "evidence_base") == folded(backlog)
+    await assert_replay_agrees(router.url)
 
 
 # What goes with a day
