@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from bandit.reward import Rank, Signal, clamp_occurred_at, to_micros
@@ -53,7 +52,7 @@ class Feedback:
         if entry is None or not knows(entry.definition, token):
             return None
         definition = entry.definition
-        row = event_row(request, token, definition, self.now_us())
+        row = event_row(request, token, definition, self.now_us(), self._codec.hash_content)
         return Event(row, definition.arm_ids[token.arm], definition.experiment_id)
 
     async def lookup(self, request: routing_pb2.RewardRequest, token: DecisionToken) -> Event:
@@ -74,9 +73,16 @@ def knows(definition: Definition, token: DecisionToken) -> bool:
 
 
 def event_row(
-    request: routing_pb2.RewardRequest, token: DecisionToken, definition: Definition, received_at_us: int
+    request: routing_pb2.RewardRequest,
+    token: DecisionToken,
+    definition: Definition,
+    received_at_us: int,
+    hash_content: Callable[[bytes], bytes],
 ) -> EventRow:
-    """Return the row of an event: its place in time, its rank, its reward and whether it counts."""
+    """Return the row of an event: its place in time, its rank, its reward and whether it counts.
+
+    `hash_content` is `TokenCodec.hash_content`.
+    """
     rule = definition.reward_rules[token.reward_rule_version]
     occurred_at_us = clamp_occurred_at(_occurred_at_us(request), token.decided_at_us, received_at_us)
     kind = request.WhichOneof("feedback")
@@ -111,9 +117,9 @@ def event_row(
         EventStatus.LATE if late else EventStatus.NEUTRAL if reward_micros is None else EventStatus.APPLIED,
         token.reward_rule_version,
         token.policy_version,
-        blake2b(_content(request), digest_size=8).digest(),
+        hash_content(_content(request)),
         # Of what is never learned from, the number is kept here: it tells how those decisions fared.
-        _details(request, to_micros(request.reward) if kind == "reward" and not token.learned else None),
+        _details(request, to_micros(request.reward) if kind == "reward" and not token.learned else None, token.unit_hash),
         *unit_share(rule, token.unit_hash),
     )
 
@@ -148,7 +154,7 @@ def _content(request: routing_pb2.RewardRequest) -> bytes:
     return request.SerializeToString(deterministic=True)[id_bytes + (2 if id_bytes < 128 else 3) :]
 
 
-def _details(request: routing_pb2.RewardRequest, reward_micros: int | None) -> str | None:
+def _details(request: routing_pb2.RewardRequest, reward_micros: int | None, unit_hash: bytes) -> str | None:
     if not request.HasField("call") and not request.metadata and reward_micros is None:
         return None
     details: dict[str, Any] = {} if reward_micros is None else {"reward_micros": reward_micros}
@@ -163,4 +169,7 @@ def _details(request: routing_pb2.RewardRequest, reward_micros: int | None) -> s
             details["error"] = call.error
     if request.metadata:
         details["metadata"] = dict(request.metadata)
+        if any(unit_hash):
+            # By it the metadata is found when the unit is forgotten: its decision may never reach the log.
+            details["unit_hash"] = unit_hash.hex()
     return json.dumps(details) if details else None

@@ -135,7 +135,7 @@ class EventSink:
                 refused.append(Refused(record, "its experiment is no longer in the database, or cannot be read"))
                 continue
             try:
-                row = event_row(request, token, definition, received_at_us)
+                row = event_row(request, token, definition, received_at_us, self._codec.hash_content)
             except Exception as error:  # a record that cannot be understood must not hold up those behind it
                 refused.append(Refused(record, f"it cannot be understood: {error!r}"))
                 continue

@@ -28,6 +28,7 @@ from router.errors import InvalidArgumentError
 FORMAT = 1
 _HEAD = struct.Struct("!BIQ16sHHBQdQ8s8s8sB")
 _MAC_BYTES = 16
+_CONTENT_BYTES = 12
 _INTERLEAVING_FORMAT = 2
 _INTERLEAVING = struct.Struct("!BIQ16s")
 _NOT_LEARNED = 1
@@ -84,13 +85,14 @@ class TokenKey:
 class _Keyed:
     """The keyed hashes of one key. Copying a keyed state costs less than half of keying a new one."""
 
-    __slots__ = ("_identifier", "_interleaving", "_mac", "secret")
+    __slots__ = ("_content", "_identifier", "_interleaving", "_mac", "secret")
 
     def __init__(self, secret: bytes) -> None:
         self.secret = secret
         self._mac = blake2b(key=secret, digest_size=_MAC_BYTES, person=b"decision id")
         self._identifier = blake2b(key=secret, digest_size=8, person=b"identifier")
         self._interleaving = blake2b(key=secret, digest_size=_MAC_BYTES, person=b"interleaving id")
+        self._content = blake2b(key=secret, digest_size=_CONTENT_BYTES, person=b"event content")
 
     def mac(self, body: bytes) -> bytes:
         state = self._mac.copy()
@@ -105,6 +107,11 @@ class _Keyed:
     def identifier(self, value: str) -> bytes:
         state = self._identifier.copy()
         state.update(value.encode())
+        return state.digest()
+
+    def content(self, sent: bytes) -> bytes:
+        state = self._content.copy()
+        state.update(sent)
         return state.digest()
 
 
@@ -154,6 +161,10 @@ class TokenCodec:
     def hash_id(self, value: str) -> bytes:
         """Return the 8-byte keyed hash of a unit, session or turn id; zeros for an empty one."""
         return self._identity.identifier(value) if value else _ABSENT
+
+    def hash_content(self, sent: bytes) -> bytes:
+        """Return the 12-byte keyed hash of what an event held: the same whichever key signs, and no use for trying guesses."""
+        return self._identity.content(sent)
 
     def mint(self, token: DecisionToken) -> tuple[bytes, bytes]:
         """Return the decision id, in ASCII, and the signed bytes it encodes."""

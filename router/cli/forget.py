@@ -19,9 +19,10 @@ from router.journal import decode as decode_decision
 from router.spool import Record, frames, next_frame
 from router.storage.connecting import SyncConnection, connect
 from router.storage.decisions import DecisionRow
-from router.storage.forget import Forgotten, Trace, deployment_of, erase, lacking
+from router.storage.forget import Forgotten, erase
 from router.storage.imports import read_target
 from router.storage.times import day_of
+from router.storage.traces import Trace, deployment_of, lacking
 from router.tokens import parse_token
 
 _LOOK_EVERY_S = 0.2

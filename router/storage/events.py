@@ -68,9 +68,9 @@ class EventRow(NamedTuple):
     reward_rule_version: int
     #: The policy that made the decision.
     policy_version: int
-    #: A hash of what the client sent, to tell a repetition from a contradiction.
+    #: A keyed hash of what the client sent, to tell a repetition from a contradiction. Empty once its metadata was erased.
     content: bytes
-    #: Call report and metadata as a JSON text; None where there is neither.
+    #: Call report, metadata and with it the unit's hash, as a JSON text; None where there is neither.
     details: str | None
     #: The unit's hash as a number; 0 where there is no unit.
     unit_hash: int = 0
@@ -138,9 +138,11 @@ inserted AS (
 # One statement: its parts read the same snapshot, so `judged` holds outcomes as they were. Scalar subqueries, because an
 # EXISTS may become a hash of the whole table. What has matured is looked up for each row only if something matures at all.
 # A decision is called by the ordinal of its first event. The version is looked up once where there is one experiment.
+# Contents of different lengths cannot be compared: one was erased, or hashed by a version that did so otherwise.
 APPLY = """
 WITH incoming AS MATERIALIZED (
-    SELECT t.*, coalesce((SELECT CASE WHEN e.content = t.content THEN 1 ELSE 2 END FROM events e
+    SELECT t.*, coalesce((SELECT CASE WHEN e.content <> t.content AND length(e.content) = length(t.content) THEN 2 ELSE 1 END
+                          FROM events e
                           WHERE e.decision_day = t.decision_day AND e.decision_key = t.decision_key
                             AND e.event_id = t.event_id AND e.decision_day BETWEEN {first_day} AND {last_day}
                           LIMIT 1), 0) AS known,

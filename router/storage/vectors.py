@@ -20,6 +20,7 @@ from bandit.allocation import LEARNING, NoEligibleArmError, allocate
 from router.experiment import Definition
 from router.rules import assignment_of
 from router.storage.analysis import Read, Reading
+from router.storage.labels import is_label
 
 #: Propensities and entries of vectors may differ by rounding.
 _ROUNDING = 2e-4
@@ -125,7 +126,8 @@ class DrawVectors:
             return vectors[max(0, bisect_right(times, decision.decided_at) - 1)]
         # A hash draws each time. So it does for stored units while a ramp is open, which cannot be told from a first
         # decision that was dropped or forgotten.
-        hashed = not self._stored or (self._complete and decision.unit_id)
+        named = decision.unit_id and not is_label(decision.unit_id)
+        hashed = not self._stored or (self._complete and named)
         return decision.allocation_id if hashed else None
 
     def _read(self, reading: Reading, ids: set[Any]) -> Mapping[Any, _Vector]:

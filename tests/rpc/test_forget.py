@@ -25,7 +25,8 @@ from running import (
 
 from router.cli.main import main
 from router.storage.connecting import DatabaseUrl, connect
-from router.storage.forget import Trace
+from router.storage.labels import PATTERN, is_label, new_label
+from router.storage.traces import Trace
 from router.v1 import interleave_pb2, routing_pb2, types_pb2
 
 #: Distinct texts, all of which must go.
@@ -130,7 +131,7 @@ async def lived(router: Router) -> routing_pb2.RouteResponse:
 
 LEARNED = (
     "SELECT arm, segment, success_micros, failure_micros, n FROM evidence ORDER BY 1, 2",
-    "SELECT decision_key, event_id, rank, occurred_at, reward_micros, status, content FROM events ORDER BY 1, 2",
+    "SELECT decision_key, event_id, rank, occurred_at, reward_micros, status FROM events ORDER BY 1, 2",
     "SELECT decision_key, arm, reward_micros, event_id FROM outcomes ORDER BY 1",
     "SELECT decision_key, arm, propensity, policy_version, allocation_id, reason, decided_at FROM decisions ORDER BY 1",
     "SELECT run_id, judgment, verdict FROM judgments ORDER BY 1, 2",
@@ -169,6 +170,62 @@ async def test_no_trace_is_left_and_nothing_learned_is_lost(router: Router, forg
     assert done["interleavings"] == 1
     # What else a report of a call says is no identifier.
     assert await scalar(router.url, "SELECT count(*) FROM events WHERE details ? 'metadata'") == 4
+
+
+async def test_nothing_is_left_to_try_guessed_metadata_on(router: Router, forget: Forget) -> None:
+    await lived(router)
+    ids = await query(
+        router.url,
+        "SELECT e.event_id FROM events e JOIN decisions d USING (decision_day, decision_key)"
+        " WHERE d.unit_id = %s AND e.details ? 'metadata'",
+        UNIT,
+    )
+    result(await forget())
+    contents = "SELECT content = '', count(*) FROM events WHERE event_id = ANY(%s) GROUP BY 1"
+    assert await query(router.url, contents, [event_id for (event_id,) in ids]) == [(True, 4)]
+
+
+async def test_metadata_of_decisions_that_never_reached_the_log_is_erased(
+    router: Router, forget: Forget, tmp_path: Path
+) -> None:
+    await lived(router)
+    # As after a power cut: nor are they in the spool.
+    await query(router.url, "DELETE FROM decisions")
+    elsewhere = ("--data-dir", str(tmp_path / "elsewhere"))
+    assert result(await forget("--dry-run", *elsewhere))["events"] == 4
+    done = result(await forget(*elsewhere))
+    assert (done["decisions"], done["events"]) == (0, 4)
+    (own,) = await asyncio.to_thread(_hashes, router.url)
+    assert await found(router.url, own, own.hex().encode()) == []
+    # Those of the other unit, whose decisions are gone too.
+    assert await scalar(router.url, "SELECT count(*) FROM events WHERE details ? 'metadata'") == 4
+    assert result(await forget(*elsewhere))["events"] == 0
+    assert len(await router.transitions(kind="ERASURE")) == 1
+
+
+async def test_what_it_left_stays_that_of_one_unit_whoever_it_was(router: Router, forget: Forget) -> None:
+    await lived(router)
+    await router.run(experiment("second"))
+    for unit in (UNIT, "other"):
+        await router.route("second", unit_id=unit)
+    await until_scalar(router.url, "SELECT count(*) FROM decisions", 10)
+    result(await forget())
+    labels = await query(
+        router.url, "SELECT unit_id, count(*) FROM decisions WHERE unit_id <> 'other' GROUP BY 1 ORDER BY 2"
+    )
+    assert [count for _, count in labels] == [1, 4], "experiments cannot be joined by it"
+    assert all(is_label(label) for label, _ in labels)
+    ((_, _), (label, _)) = labels
+    assert await query(router.url, "SELECT unit_id FROM interleavings ORDER BY unit_id = 'other'") == [(label,), ("other",)]
+    hashes = "SELECT DISTINCT unit_hash FROM {} WHERE unit_hash <> %s"
+    (compared,) = await query(router.url, hashes.format("shadow_comparisons"), b"\1" * 8)
+    assert await query(router.url, hashes.format("judgments"), b"\1" * 8) == [compared]
+
+    # Whoever comes back is another unit, and so it stays when it is forgotten too.
+    await router.route("second", unit_id=UNIT)
+    await until_scalar(router.url, "SELECT count(*) FROM decisions", 11)
+    assert result(await forget())["decisions"] == 1
+    assert await scalar(router.url, "SELECT count(DISTINCT unit_id) FROM decisions WHERE unit_id <> 'other'") == 3
 
 
 async def test_it_is_recorded_without_a_name_and_once(router: Router, forget: Forget) -> None:
@@ -238,7 +295,7 @@ async def test_what_waits_in_the_spool_is_waited_for(router: Router, forget: For
         blocker.rollback()
     done = result(await waiting)
     assert done["decisions"] == 1
-    assert await scalar(router.url, "SELECT count(*) FROM decisions WHERE unit_id <> ''") == 0
+    assert await scalar(router.url, "SELECT count(*) FROM decisions WHERE unit_id = %s", UNIT) == 0
     # The open segment of the worker holds it until it is replaced.
     assert done["spool"]["files"] == 1
     await router.close()
@@ -276,3 +333,10 @@ async def test_event_ids_that_hold_it_are_counted_and_stay(router: Router, forge
     await router.reward(reply.decision_id, 1.0, event_id="kim-1")
     assert result(await forget(unit="kim"))["event_ids"] == 1
     await assert_replay_agrees(router.url)
+
+
+async def test_postgres_and_python_agree_on_what_a_label_is(database_url: str) -> None:
+    one, two = new_label(), new_label()
+    assert one != two
+    for name in (one, one[:-1], f"{one}0", f"-{one}"[:-1], "", "user-7"):
+        assert await scalar(database_url, "SELECT %s LIKE %s", name, PATTERN) == is_label(name) == (name == one)

@@ -13,6 +13,7 @@ from running import Router, arm, experiment, query, until, until_scalar
 from bandit.arm_estimates import estimate_arms
 from router.storage.analysis import reading
 from router.storage.database import DatabaseUrl
+from router.storage.labels import new_label
 from router.storage.logged import LeftOut, Logged, read_logged
 from router.v1 import experiments_pb2, routing_pb2, types_pb2
 
@@ -145,12 +146,25 @@ async def test_a_draw_that_is_not_kept_is_said(router: Router) -> None:
 
 
 @pytest.mark.parametrize("assignment", ["STICKY_STORED", "STICKY_HASH"])
-async def test_a_forgotten_unit_has_a_draw_where_hashes_draw_each_time(router: Router, assignment: str) -> None:
+async def test_a_forgotten_unit_keeps_its_draws(router: Router, assignment: str) -> None:
     await router.run(experiment(kind="UNIFORM", assignment=assignment))
     for _ in range(2):
         await rewarded(router, units("u", 3))
     await stored(router, 6)
-    await query(router.url, "UPDATE decisions SET unit_id = '' WHERE unit_id = 'u0'")
+    forgotten = "UPDATE decisions SET unit_id = %s WHERE unit_id = %s"
+    await query(router.url, forgotten, new_label(), "u0")
+    found = logged(router)
+    assert (found.arms.size, found.left_out) == (6, LeftOut())
+    assert found.clusters is not None
+    assert sorted(np.bincount(found.clusters)) == [2, 2, 2]
+    # Forgotten in two runs: what was decided first cannot be told to be of the same unit.
+    await query(
+        router.url,
+        f"{forgotten} AND decided_at = (SELECT max(decided_at) FROM decisions WHERE unit_id = %s)",
+        new_label(),
+        "u1",
+        "u1",
+    )
     found = logged(router)
     lost = int(assignment == "STICKY_STORED")
     assert (found.arms.size, found.left_out) == (6 - lost, LeftOut(unknown_draw=lost))

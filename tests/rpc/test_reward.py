@@ -31,6 +31,7 @@ from running import (
 from bandit.reward import DEFAULT_SIGNAL_MICROS
 from router.feedback import event_row
 from router.server import Clocks
+from router.tokens import TokenCodec, TokenKey
 from router.v1 import routing_pb2, types_pb2
 
 APPLIED, DUPLICATE, NEUTRAL, LATE, SPOOLED = (
@@ -159,7 +160,7 @@ async def test_a_call_report_is_stored_and_never_counts(router: Router):
         "cost_usd": 0.0125,
         "error": "time out",
         "metadata": {"k": "v\n'\"\\"},
-    }
+    }, "without a unit there is nobody to forget"
     assert await evidence(router) == (0, 0, 0)
 
 
@@ -248,9 +249,27 @@ async def test_the_same_event_by_another_receipt_of_the_decision_is_no_contradic
     request = event("one", 1.0, event_id="e")
     other = event("two", 1.0, event_id="e")
     token, definition = _token_and_definition()
-    contents = {event_row(r, token, definition, 2_000_000).content for r in (request, other)}
+    codec = TokenCodec(TokenKey(1, bytes(32)), {})
+    contents = {event_row(r, token, definition, 2_000_000, codec.hash_content).content for r in (request, other)}
     assert len(contents) == 1
-    assert event_row(event("one", 0.5, event_id="e"), token, definition, 2_000_000).content not in contents
+    another = event("one", 0.5, event_id="e")
+    assert event_row(another, token, definition, 2_000_000, codec.hash_content).content not in contents
+
+
+def test_without_the_key_nobody_can_try_what_an_event_held():
+    """Signing keys come and go; the first one names units and keys what tells repetitions."""
+    token, definition = _token_and_definition()
+    first, second = TokenKey(1, bytes(32)), TokenKey(2, b"\1" * 32, activates_at_us=1)
+
+    def content(codec: TokenCodec) -> bytes:
+        sent = event("one", 1.0, event_id="e", metadata={"phone": "+49301234567"})
+        return event_row(sent, token, definition, 2_000_000, codec.hash_content).content
+
+    assert (
+        content(TokenCodec.of([first], 9))
+        == content(TokenCodec.of([first, second], 9))
+        != content(TokenCodec.of([second], 9))
+    )
 
 
 def _token_and_definition():

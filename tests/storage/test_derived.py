@@ -20,13 +20,16 @@ from bandit.derive import derive_session
 from router.controllers import derive
 from router.controllers.derive import Deriver
 from router.controllers.derived_events import session_decision
+from router.storage.connecting import connect
 from router.storage.database import Database, DatabaseUrl
 from router.storage.decisions import DecisionRow
 from router.storage.derived import DerivationLog
 from router.storage.election import Session
 from router.storage.errors import StorageUnavailableError
 from router.storage.events import EventStatus
+from router.storage.forget import Forgotten, erase
 from router.storage.shares import number_of
+from router.storage.traces import Trace
 from router.storage.writer import DecisionWriter, EventWriter
 from router.tokens import TokenCodec, TokenKey
 
@@ -601,6 +604,38 @@ async def test_silence_counts_within_its_units_share(world: World):
     assert await scalar(world.url, "SELECT sum(n)::int FROM evidence") == 7
     assert await query(world.url, "SELECT unit_hash, n FROM unit_shares") == [(number_of(CODEC.hash_id("u")), 2)]
     await assert_replay_agrees(world.url)
+
+
+@pytest.mark.parametrize(
+    ("rule", "counts"), [({"unitShare": 2}, 2), ({"evidenceUnit": "EVIDENCE_UNIT_UNIT"}, 1)], ids=["share", "once"]
+)
+@pytest.mark.parametrize("after_s", [0, 61.5, 100], ids=["none", "one", "all"])
+async def test_silence_counts_no_more_for_having_been_forgotten(
+    world: World, rule: dict[str, Any], counts: int, after_s: float
+):
+    """A unit is forgotten when none, one or all of its outcomes have counted: the sum is that of a unit that was not."""
+    await query(world.url, "INSERT INTO token_keys (key_id, secret) VALUES (1, %s)", bytes(32))
+    await world.rule({**SILENCE, **rule})
+    await world.look(0)
+    for unit in ("kept", "gone"):
+        for n in range(8):
+            await world.decide(1 + n, session="", unit_id=unit)
+    await world.look(after_s, passes=2)
+
+    def forget() -> Forgotten:
+        with connect(DatabaseUrl.parse(world.url)) as connection:
+            return erase(connection, Trace(connection, "gone", None), "an operator", "a request")
+
+    assert (await asyncio.to_thread(forget)).erased.decisions == 8
+    await world.look(200, passes=2)
+    counted = (
+        "SELECT d.unit_id = 'kept', count(*) FROM outcomes JOIN decisions d USING (decision_day, decision_key)"
+        " GROUP BY 1 ORDER BY 1"
+    )
+    assert await query(world.url, counted) == [(False, counts), (True, counts)]
+    assert await scalar(world.url, "SELECT sum(n)::int FROM evidence") == 2 * counts
+    own = number_of(CODEC.hash_id("gone"))
+    assert await scalar(world.url, "SELECT count(*) FROM unit_shares WHERE unit_hash = %s", own) == 0
 
 
 async def test_a_decision_that_was_answered_beyond_the_share_was_not_abandoned(world: World):

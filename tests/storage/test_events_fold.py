@@ -124,6 +124,13 @@ async def test_a_repetition_changes_nothing_and_a_contradiction_is_counted(url: 
     assert again == BatchResult(known=frozenset({0, 1, 2}), contradictions=0, moved=())
 
 
+@pytest.mark.parametrize("kept", [b"", bytes(8)], ids=["erased", "by another version"])
+async def test_what_cannot_be_compared_is_no_contradiction(url: str, writers, kept: bytes):
+    await writers[0].apply([row(0, "a")._replace(content=kept)])
+    again = await writers[0].apply([row(0, "a")])
+    assert again == BatchResult(known=frozenset({0}), contradictions=0, moved=())
+
+
 @pytest.mark.parametrize("rewards", [(1_000_000, 0), (0, 1_000_000), (700_000, 300_000, 500_000), (1_000_000, 1_000_000)])
 async def test_corrections_move_the_evidence_by_the_difference(url: str, writers, rewards):
     rows = []

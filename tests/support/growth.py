@@ -72,7 +72,7 @@ def event_row(
         "status": EventStatus.NEUTRAL if reward is None else EventStatus.APPLIED,
         "reward_rule_version": 1,
         "policy_version": 1,
-        "content": f"{reward}".encode(),
+        "content": b"%12d" % (-1 if reward is None else reward),
         "details": None,
     }
     return EventRow(**{**values, **fields})  # type: ignore[arg-type]
