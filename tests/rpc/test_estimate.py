@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import uuid
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,7 +17,7 @@ from adaptive_logs import Logs, thompson_logs
 from click.testing import CliRunner, Result
 from google.protobuf.duration_pb2 import Duration
 from numpy.typing import NDArray
-from running import Router, arm, experiment, query, until_scalar
+from running import Router, arm, event, experiment, query, until_scalar
 
 from bandit.arm_estimates import estimate_arms
 from bandit.arm_intervals import arm_intervals
@@ -26,7 +28,8 @@ from bandit.split import split_of
 from bandit.stopping import DAY_US, decide
 from bandit.targets import fixed_arm, uniform, with_floor
 from router.cli.main import main
-from router.v1 import experiments_pb2, types_pb2
+from router.clocks import Clocks
+from router.v1 import experiments_pb2, routing_pb2, types_pb2
 
 MEANS = [0.6, 0.5, 0.35]
 NAMES = ["a", "b", "c"]
@@ -212,6 +215,37 @@ async def test_a_sound_log_passes_and_a_lost_arm_is_found(router: Router) -> Non
     assert f"MISMATCH of {wanted.n:,} first draws: the e-value reached" in flat
     assert f"b is farthest off: {wanted.observed[1]} decisions, fewer than {wanted.expected[1]:,.1f}." in flat
     assert "Decisions are missing from the log" in flat
+
+
+async def test_what_a_router_draws_is_sound_until_decisions_are_lost(
+    database_url: str, start_router: Callable[..., Awaitable[Router]]
+) -> None:
+    """Equal shares from a seeded generator, so that every run has the same draws; then four in ten for c are deleted."""
+    router = await start_router(database_url, Clocks(rng=random.Random(11)))
+    await router.run(three(kind="UNIFORM", floor=0.0))
+    for part in range(3):
+        asked = [
+            routing_pb2.RouteRequest(
+                experiment_id="support", unit_id=f"u{part}-{i}", eligible_arm_ids=["a", "b"] * (i % 5 == 0)
+            )
+            for i in range(500)
+        ]
+        replies = [result.response for result in (await router.batch_route(asked)).results]
+        await router.batch_reward([event(one.decision_id, 1.0) for one in replies[::2]])
+    await until_scalar(router.url, "SELECT count(*) FROM decisions", 1_500)
+    found = await answer(router)
+    drawn = found["split"]["every"]
+    assert (drawn["n"], drawn["mismatch"], found["split"]["with_feedback"]["mismatch"]) == (1_500, False, False)
+    assert [one["expected"] for one in drawn["arms"]] == pytest.approx([550, 550, 400])
+    assert found["left_out_because"]["some_arms"] == 150
+    await query(
+        router.url,
+        "DELETE FROM decisions WHERE arm = (SELECT arm FROM arms WHERE arm_id = 'c')"
+        " AND get_byte(sha256(uuid_send(decision_key)), 0) < 102",
+    )
+    lost = (await answer(router))["split"]["every"]
+    assert lost["mismatch"] is True
+    assert min(lost["arms"], key=lambda one: one["deviations"])["arm_id"] == "c"
 
 
 async def test_feedback_that_depends_on_the_arm_is_told_from_lost_decisions(router: Router) -> None:
