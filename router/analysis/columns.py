@@ -59,6 +59,14 @@ def arm_arrays(numbers: Raw, arms: Sequence[ReadArm]) -> tuple[pa.Array, pa.Arra
     return pa.DictionaryArray.from_arrays(pa.array(place[values]), pa.array(ids, pa.string())), pa.array(version[values])
 
 
+def ids_of(numbers: NDArray[np.int16], arms: Sequence[ReadArm]) -> pa.Array:
+    """Return the ids of arms that are given by their numbers, as texts."""
+    ids: list[str | None] = [None] * (max(arm.number for arm in arms) + 1)
+    for arm in arms:
+        ids[arm.number] = arm.arm_id
+    return pa.array(ids, pa.string()).take(pa.array(numbers))
+
+
 def keys_of(raw: Raw) -> tuple[list[bytes], NDArray[np.int32]]:
     """Return the distinct UUIDs of a column, 16 bytes each, and for each row the index of its own."""
     fixed = pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(raw[0]) // 16, [None, pa.py_buffer(raw[0])])

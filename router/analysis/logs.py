@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from router.analysis.columns import TIME, WORD, arm_arrays, array_of, keys_of
-from router.storage.analysis import LOGS, Kind, Log, Read, Reading, Stretch
+from router.analysis.columns import TIME, WORD, arm_arrays, array_of, ids_of, keys_of
+from router.storage.analysis import LOGS, Kind, Log, Read, ReadArm, Reading, Stretch
 
 _TYPES = {
     Kind.UUID: pa.string(),
@@ -26,8 +26,10 @@ _TYPES = {
 }
 #: Columns with few distinct texts.
 _WORDS = {"reason", "segment", "kind", "signal", "status"}
-#: Vectors that are kept in memory, because later decisions were drawn from them too.
-_REMEMBERED = 200_000
+#: Of vectors that are kept because later decisions were drawn from them too: bytes of their entries, and of one besides.
+_REMEMBERED_BYTES, _OF_A_VECTOR = 64 * 1024 * 1024, 450
+#: Entries of vectors that are asked for at once: Python's own numbers take some 40 bytes each.
+_ASKED = 200_000
 _ALLOCATION = (pa.field("allocation_arm_ids", pa.list_(pa.string())), pa.field("allocation", pa.list_(pa.float64())))
 
 
@@ -45,8 +47,8 @@ def schema_of(log: Log) -> pa.Schema:
     return pa.schema(fields)
 
 
-#: Ids of arms, and their probabilities.
-Vector: TypeAlias = tuple[list[str], list[float]]
+#: Numbers of arms, and their probabilities.
+Vector: TypeAlias = tuple[NDArray[np.int16], NDArray[np.float64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +58,19 @@ class Vectors:
     distinct: Sequence[Vector | None]
     rows: NDArray[np.int32]
 
-    def arrays(self) -> tuple[pa.Array, pa.Array]:
-        """Return for each row the arms and the probabilities."""
+    def arrays(self, arms: Sequence[ReadArm]) -> tuple[pa.Array, pa.Array]:
+        """Return for each row the ids of the arms and the probabilities."""
+        known = [one for one in self.distinct if one is not None]
+        ends = np.cumsum([0, *(0 if one is None else one[0].size for one in self.distinct)], dtype=np.int32)
+        missing = np.array([one is None for one in self.distinct])
+        numbers = np.concatenate([np.empty(0, np.int16), *(one[0] for one in known)])
+        probabilities = np.concatenate([np.empty(0), *(one[1] for one in known)])
         indices = pa.array(self.rows)
-        names = pa.array([one and one[0] for one in self.distinct], type=pa.list_(pa.string()))
-        probabilities = pa.array([one and one[1] for one in self.distinct], type=pa.list_(pa.float64()))
-        return names.take(indices), probabilities.take(indices)
+        names, values = (
+            pa.ListArray.from_arrays(pa.array(ends), entries, mask=pa.array(missing)).take(indices)
+            for entries in (ids_of(numbers, arms), pa.array(probabilities))
+        )
+        return names, values
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +123,7 @@ class LogReader:
             if column.name == "arm":
                 arrays += arm_arrays(raw, self._of.arms)
             elif part.vectors is not None and column.name == "allocation_id":
-                arrays += part.vectors.arrays()
+                arrays += part.vectors.arrays(self._of.arms)
             else:
                 found = array_of(column, raw)
                 arrays.append(found.dictionary_encode() if column.name in _WORDS else found)
@@ -126,13 +135,19 @@ class _Vectors:
 
     def __init__(self, reading: Reading, of: Read) -> None:
         self._reading = reading
-        self._names = {arm.number: arm.arm_id for arm in of.arms}
+        self._at_once = max(1, _ASKED // max(1, len(of.arms)))
         self._known: dict[bytes, Vector] = {}
+        self._bytes = 0
 
     def of(self, ids: Sequence[bytes], rows: NDArray[np.int32]) -> Vectors:
-        if len(self._known) > _REMEMBERED:
+        if self._bytes > _REMEMBERED_BYTES:
             self._known.clear()
+            self._bytes = 0
         missing = [i for i in ids if i not in self._known]
-        for key, (arms, probabilities) in self._reading.allocations(missing).items() if missing else ():
-            self._known[key] = [self._names[arm] for arm in arms], probabilities
+        for first in range(0, len(missing), self._at_once):
+            found = self._reading.allocations(missing[first : first + self._at_once])
+            for key, (arms, probabilities) in found.items():
+                vector = np.array(arms, dtype=np.int16), np.array(probabilities, dtype=np.float64)
+                self._known[key] = vector
+                self._bytes += _OF_A_VECTOR + vector[0].nbytes + vector[1].nbytes
         return Vectors([self._known.get(i) for i in ids], rows)

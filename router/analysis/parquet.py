@@ -27,15 +27,15 @@ import pyarrow.parquet as pq
 
 from router.analysis.logs import LogReader
 from router.analysis.manifest import Entry, Manifest, alone, replacing
-from router.analysis.source import experiment_of
+from router.analysis.source import AnalysisError, experiment_of
 from router.analysis.tables import SNAPSHOT_SCHEMA, snapshot_batches
 from router.storage.analysis import LOGS, Read, Reading, reading
 from router.storage.connecting import DatabaseUrl
 from router.storage.export import now_of, settled_after, snapshot_days, sums_of
 
 DATASETS = ("decisions", "events", "outcomes", "snapshots")
-#: Rows of a row group, at least, but for the last one of a file.
-_GROUP = 100_000
+#: A row group is written when it has so many rows, or rows of so many bytes.
+_GROUP_ROWS, _GROUP_BYTES = 100_000, 64 * 1024 * 1024
 #: Batches that wait for the thread that writes.
 _AHEAD = 2
 #: Columns whose texts or numbers come again. Building a dictionary of others is in vain.
@@ -89,15 +89,26 @@ def export_experiment(
             of = experiment_of(found, experiment_id)
             days = sorted({day for dataset in datasets for day in _sizes(found, of, dataset, first, last)})
         manifest = Manifest.of(directory, of)
-        export = _Export(directory, manifest, of, compression, rewrite)
+        export = _Export(directory, manifest, compression, rewrite)
         for done, day in enumerate(days):
             export.told = partial(progress, done, len(days))
             with reading(url) as found:
+                now = _same(of, experiment_of(found, experiment_id))
                 for dataset in datasets:
-                    export.bring_up_to_date(found, dataset, day)
+                    export.bring_up_to_date(found, now, dataset, day)
             manifest.save()
         progress(len(days), len(days), export.rows)
     return [export.report(dataset) for dataset in datasets]
+
+
+def _same(of: Read, now: Read) -> Read:
+    """Return an experiment as it is now, with the arms that it got meanwhile; AnalysisError if it is another one."""
+    if now.incarnation != of.incarnation:
+        raise AnalysisError(
+            f"experiment {of.experiment_id!r}: became another one of that name while it was exported: give that one a"
+            " directory of its own"
+        )
+    return now
 
 
 def _sizes(found: Reading, of: Read, dataset: str, first: date, last: date) -> dict[date, int]:
@@ -110,10 +121,9 @@ def _sizes(found: Reading, of: Read, dataset: str, first: date, last: date) -> d
 class _Export:
     """One run."""
 
-    def __init__(self, directory: Path, manifest: Manifest, of: Read, compression: str, rewrite: bool) -> None:
+    def __init__(self, directory: Path, manifest: Manifest, compression: str, rewrite: bool) -> None:
         self._directory = directory
         self._manifest = manifest
-        self._of = of
         self._compression = compression
         self._rewrite = rewrite
         #: Is told the rows that are written.
@@ -122,22 +132,22 @@ class _Export:
         self._written: dict[str, list[int]] = {}
         self._kept: dict[str, int] = {}
 
-    def bring_up_to_date(self, found: Reading, dataset: str, day: date) -> None:
-        """Write a day unless its file is right, or the database has not got it any more."""
-        size = _sizes(found, self._of, dataset, day, day).get(day)
+    def bring_up_to_date(self, found: Reading, of: Read, dataset: str, day: date) -> None:
+        """Write a day unless its file is right, or the database has not got it any more. `of` is read in the same state."""
+        size = _sizes(found, of, dataset, day, day).get(day)
         if size is None:
             return
         entries = self._manifest.days.setdefault(dataset, {})
         known = entries.get(day.isoformat())
-        sums = (size,) if dataset == "snapshots" else sums_of(found, self._of, dataset, day)
+        sums = (size,) if dataset == "snapshots" else sums_of(found, of, dataset, day)
         if known is not None and not known.moving and known.sums == sums and not self._rewrite and self._is_there(known):
             self._kept[dataset] = self._kept.get(dataset, 0) + 1
             return
         as_of = now_of(found)
         end_of_day = datetime.combine(day, time(), UTC) + timedelta(days=1)
-        moving = as_of < end_of_day + settled_after(found, self._of, dataset)
+        moving = as_of < end_of_day + settled_after(found, of, dataset)
         path = self._directory / dataset / f"day={day.isoformat()}" / "part-0.parquet"
-        rows = self._write(found, dataset, day, size, path) if sums[0] else 0
+        rows = self._write(found, of, dataset, day, size, path) if sums[0] else 0
         if not rows:
             path.unlink(missing_ok=True)
         file = str(path.relative_to(self._directory)) if rows else None
@@ -163,10 +173,10 @@ class _Export:
         path = self._directory / entry.file
         return path.is_file() and path.stat().st_size == entry.bytes
 
-    def _write(self, found: Reading, dataset: str, day: date, size: int, path: Path) -> int:
+    def _write(self, found: Reading, of: Read, dataset: str, day: date, size: int, path: Path) -> int:
         """Write a day's file and return its rows. A thread makes columns and compresses them while the next are read."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        schema, parts = self._parts(found, dataset, day, size)
+        schema, parts = self._parts(found, of, dataset, day, size)
         dictionaries = _repeated(schema)
         with (
             replacing(path) as temporary,
@@ -187,13 +197,13 @@ class _Export:
         self.told(self.rows)
         return groups.rows
 
-    def _parts(self, found: Reading, dataset: str, day: date, size: int) -> tuple[pa.Schema, Iterator[_Part]]:
+    def _parts(self, found: Reading, of: Read, dataset: str, day: date, size: int) -> tuple[pa.Schema, Iterator[_Part]]:
         """Give the parts of a day; what they give when called needs no database."""
         if dataset == "snapshots":
             midnight = datetime.combine(day, time(), UTC)
-            batches = snapshot_batches(found, self._of, midnight, midnight + timedelta(days=1))
+            batches = snapshot_batches(found, of, midnight, midnight + timedelta(days=1))
             return SNAPSHOT_SCHEMA, (partial(_itself, batch) for batch in batches)
-        reader = LogReader(found, self._of, dataset)
+        reader = LogReader(found, of, dataset)
         return reader.schema, (partial(reader.batch_of, part) for part in reader.parts_of_day(day, size))
 
 
@@ -208,6 +218,7 @@ class _Groups:
         self._writer = writer
         self._collected: list[pa.RecordBatch] = []
         self._waiting = 0
+        self._bytes = 0
         #: Of the batches that came.
         self.rows = 0
 
@@ -215,14 +226,15 @@ class _Groups:
         batch = part()
         self._collected.append(batch)
         self._waiting += batch.num_rows
+        self._bytes += batch.nbytes
         self.rows += batch.num_rows
-        if self._waiting >= _GROUP:
+        if self._waiting >= _GROUP_ROWS or self._bytes >= _GROUP_BYTES:
             self.write()
 
     def write(self) -> None:
         if self._collected:
             self._writer.write_table(pa.Table.from_batches(self._collected), row_group_size=self._waiting)
-            self._collected, self._waiting = [], 0
+            self._collected, self._waiting, self._bytes = [], 0, 0
 
 
 def _repeated(schema: pa.Schema) -> list[str]:

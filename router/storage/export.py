@@ -5,16 +5,21 @@ from datetime import date, datetime, timedelta
 
 from router.rules import reward_rule_of
 from router.storage.analysis import Read, Reading
+from router.storage.labels import PATTERN
 
 #: A decision reaches Postgres seconds after it was made. After an outage it may take longer: then its day changes once more.
 _SPOOLED = timedelta(hours=1)
 
-# Sums that move whenever something of the day was added, replaced or erased.
+# Sums that move whenever something of the day was added, replaced or erased. An outcome is what its last winner made it:
+# a sum of rewards alone would miss corrections that cancel out. Readers of JSON keep whole numbers up to 2^53.
 _SUMS: Mapping[str, str] = {
-    "decisions": "SELECT count(*), count(*) FILTER (WHERE t.unit_id <> ''), 0 FROM decisions t",
+    "decisions": f"""
+        SELECT count(*), count(*) FILTER (WHERE t.unit_id <> '' AND t.unit_id NOT LIKE '{PATTERN}'), 0 FROM decisions t""",
     "events": "SELECT count(*), count(*) FILTER (WHERE t.details ? 'metadata'), 0 FROM events t",
     "outcomes": """
-        SELECT count(*), coalesce(sum(t.reward_micros), 0)::int8,
+        SELECT count(*),
+               coalesce(sum(uuid_hash_extended(t.decision_key, hashtextextended(t.event_id, t.reward_micros))), 0)
+                   %% 9007199254740992,
                count(*) FILTER (WHERE t.decided_at > (SELECT matured_to FROM policy_versions
                                                       WHERE incarnation = %(incarnation)s))
         FROM outcomes t""",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 from growth import add_experiments, day
 
+import router.analysis.logs as logs
 import router.analysis.parquet as parquet
 from router.analysis import AnalysisError, decisions, events, outcomes
 from router.analysis.manifest import alone
@@ -124,6 +126,13 @@ def test_outcomes_move_for_as_long_as_feedback_counts(url: DatabaseUrl, tmp_path
         ("events", "DELETE FROM events WHERE decision_key IN (SELECT decision_key FROM events"
                    " WHERE decision_day = '{day}' AND incarnation = 1 LIMIT 1)"),
         ("outcomes", "UPDATE outcomes SET reward_micros = 7 WHERE decision_day = '{day}'"),
+        # Corrections that add up to nothing: each outcome has the reward, or the winner, of another one.
+        ("outcomes", "UPDATE outcomes SET reward_micros = CASE WHEN decision_key IN (SELECT min(decision_key::text)::uuid"
+                     " FROM outcomes WHERE decision_day = '{day}' AND incarnation = 1) THEN 0 ELSE 500000 END"
+                     " WHERE decision_key::text IN (SELECT decision_key::text FROM outcomes WHERE decision_day = '{day}'"
+                     " AND incarnation = 1 ORDER BY 1 LIMIT 2)"),
+        ("outcomes", "UPDATE outcomes SET event_id = 'later' WHERE decision_key IN (SELECT decision_key FROM outcomes"
+                     " WHERE decision_day = '{day}' AND incarnation = 1 LIMIT 1)"),
     ],
 )  # fmt: skip
 def test_a_finished_day_that_changed_all_the_same_is_written_again(
@@ -195,6 +204,81 @@ def test_a_day_is_read_from_one_state(url: DatabaseUrl, tmp_path: Path, monkeypa
     assert next(numbers) > 100_000, "something arrived meanwhile"
     assert keys["outcomes"] <= keys["decisions"]
     assert len(keys["decisions"]) == PER_DAY
+
+
+def test_arms_that_are_added_meanwhile_are_in_the_days_that_have_them(url: DatabaseUrl, tmp_path: Path) -> None:
+    today = datetime.now(UTC).date()
+    left = ["arms are added once"]
+
+    def added(done: int, days: int, rows: int) -> None:
+        if rows and left:
+            left.pop()
+            with psycopg.connect(url.url, options="-c timezone=UTC") as connection:
+                connection.execute(
+                    "INSERT INTO arms (incarnation, arm, position, arm_id, version, model, family, role, config, active)"
+                    " VALUES (1, 2, 2, 'new', 3, '', '', 'challenger', '{}', true)"
+                )
+                connection.execute("INSERT INTO allocations VALUES (md5('w')::uuid, 1, 2, '{0,2}', '{0.5,0.5}')")
+                connection.execute(
+                    "UPDATE decisions SET arm = 2, allocation_id = md5('w')::uuid"
+                    " WHERE decision_day = %s AND incarnation = 1",
+                    (today,),
+                )
+
+    export_experiment(url, "x-1", tmp_path, ["decisions"], progress=added)
+    assert not left
+    for of_day, arms, drawn_from in ((FIRST, ["a0", "a1"], ["a0", "a1"]), (today, ["new"], ["a0", "new"])):
+        found = pq.read_table(tmp_path / "decisions" / f"day={of_day}" / "part-0.parquet")
+        assert sorted(set(found.column("arm_id").to_pylist())) == arms
+        assert set(map(tuple, found.column("allocation_arm_ids").to_pylist())) == {tuple(drawn_from)}
+    assert set(found.column("arm_version").to_pylist()) == {3}
+
+
+def test_another_experiment_that_takes_the_name_meanwhile_is_not_mixed_in(url: DatabaseUrl, tmp_path: Path) -> None:
+    def renamed(done: int, days: int, rows: int) -> None:
+        if done == 1:
+            with psycopg.connect(url.url) as connection:
+                connection.execute("UPDATE experiments SET experiment_id = 'old' WHERE incarnation = 1")
+                connection.execute("UPDATE experiments SET experiment_id = 'x-1' WHERE incarnation = 2")
+
+    with pytest.raises(AnalysisError, match="experiment 'x-1': became another one of that name while it was exported"):
+        export_experiment(url, "x-1", tmp_path, ["decisions"], progress=renamed)
+
+
+def test_vectors_that_were_forgotten_are_read_again(
+    url: DatabaseUrl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However few are kept and asked for at once, each decision has its own vector; null where the database lacks it."""
+    with psycopg.connect(url.url) as connection:
+        connection.execute(
+            "INSERT INTO allocations SELECT md5(i::text)::uuid, 1, i,"
+            " CASE WHEN i % 2 = 0 THEN '{1}' ELSE '{1,0}' END::int2[],"
+            " CASE WHEN i % 2 = 0 THEN array[1.0] ELSE array[i / 256.0, 1 - i / 256.0] END FROM generate_series(0, 99) i"
+        )
+        connection.execute(
+            "UPDATE decisions SET allocation_id = md5((substr(unit_id, 2)::int % 101)::text)::uuid WHERE incarnation = 1"
+        )
+    monkeypatch.setattr(logs, "_REMEMBERED_BYTES", 0)
+    monkeypatch.setattr(logs, "_ASKED", 6)
+    export_experiment(url, "x-1", tmp_path, ["decisions"])
+    rows = pq.ParquetDataset(tmp_path / "decisions").read().to_pylist()
+    assert len(rows) == PER_DAY * (DAYS + 1)
+    for row in rows:
+        i = int(row["unit_id"][1:]) % 101
+        of_i = (None, None) if i == 100 else (["a1"], [1.0]) if i % 2 == 0 else (["a1", "a0"], [i / 256, 1 - i / 256])
+        assert (row["allocation_arm_ids"], row["allocation"]) == of_i
+
+
+def test_row_groups_are_bounded_by_their_bytes(url: DatabaseUrl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet, "_GROUP_BYTES", 1)
+    with psycopg.connect(url.url) as connection:
+        connection.execute("UPDATE decisions SET request_id = repeat('x', 200) || random()::text")
+    monkeypatch.setattr(logs, "LOGS", {**logs.LOGS, "decisions": replace(logs.LOGS["decisions"], pages=1)})
+    export_experiment(url, "x-1", tmp_path, ["decisions"], first=FIRST, last=FIRST)
+    (file,) = (tmp_path / "decisions" / f"day={FIRST}").iterdir()
+    found = pq.ParquetFile(file).metadata
+    assert found.num_rows == PER_DAY
+    assert found.num_row_groups > 5, "one for each stretch"
 
 
 def test_a_range_of_days(url: DatabaseUrl, tmp_path: Path) -> None:
