@@ -27,7 +27,16 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from bandit.estimate import Estimate
-from bandit.logged import Indices, Vector, arm_indices, cluster_indices, numbers, probability_table, propensity_vector
+from bandit.logged import (
+    LARGEST,
+    Indices,
+    Vector,
+    arm_indices,
+    cluster_indices,
+    numbers,
+    probability_table,
+    propensity_vector,
+)
 from bandit.offpolicy import adaptive_doubly_robust, doubly_robust, ips, raw_mean, running_means, snips
 from bandit.targets import fixed_arm
 
@@ -81,7 +90,8 @@ def estimate_arms(
     if allocations is not None:
         vectors = probability_table("allocations", allocations, r.size, k)
         _check_drawn_from(vectors, a, p)
-        barred = (vectors <= 0.0).sum(axis=0)
+        # One over an entry so small is no weight that an estimate could take.
+        barred = (vectors < 1.0 / LARGEST).sum(axis=0)
     groups = cluster_indices(clusters, r.size)[0]
     # Labels that are all different only cost the time to sort them.
     labels = None if clusters is None else groups

@@ -435,6 +435,14 @@ def test_an_arm_that_could_not_always_be_drawn_is_not_estimated_and_the_others_a
     assert never.insufficient == f"arm 3 had probability 0 in 400 of 400 decisions: {said}"
     assert late.raw is late.ips is late.snips is late.dr is late.adaptive is None
     assert (late.decisions, never.decisions) == (int((arms == 2).sum()), 0)
+    # So small a probability is none.
+    hardly = np.where(allocations == 0.0, 1e-60, allocations)
+    assert [found.insufficient for found in estimate_arms(rewards, arms, own, 4, allocations=hardly)] == [
+        "",
+        "",
+        late.insufficient,
+        never.insufficient,
+    ]
     # From the decisions that could draw it, it is.
     later = estimate_arms(rewards[100:], arms[100:], own[100:], 4, allocations=allocations[100:])
     assert later[2].ips == ips(rewards[100:], 0.5, target_of(fixed_arm(2, 4), arms[100:]))
