@@ -247,7 +247,7 @@ def _write(
     save(figure, output)
     finding = figure.get_suptitle().replace(r"\$", "$")
     if as_json:
-        click.echo(json.dumps({"file": str(output), "finding": finding, **(numbers or {})}, indent=2))
+        click.echo(json.dumps({"file": str(output), "finding": finding, "left_out": 0, **(numbers or {})}, indent=2))
         return
     click.echo(f"wrote {output}: {finding}")
     for note in notes:

@@ -143,7 +143,7 @@ def read_logged(reading: Reading, of: Read, start: datetime | None, end: datetim
         np.array([place[row.arm] for row in kept], dtype=np.intp),
         np.array([row.reward_micros for row in kept], dtype=np.float64) / 1e6,
         np.array([row.propensity for row in kept], dtype=np.float64),
-        np.array(vectors, dtype=np.float64).reshape(-1, len(active)),
+        np.array(vectors, dtype=np.float64).reshape(len(kept), len(active)),
         _clusters(kept, assignment_of(definition.assignment) == "interleaved"),
         LeftOut(**{why.value: n for why, n in unusable.items()}),
     )

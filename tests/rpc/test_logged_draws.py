@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -11,6 +12,7 @@ import pytest
 from running import Router, arm, experiment, query, until, until_scalar
 
 from bandit.arm_estimates import estimate_arms
+from router.sticky import StickyUnits
 from router.storage.analysis import reading
 from router.storage.database import DatabaseUrl
 from router.storage.labels import new_label
@@ -18,6 +20,12 @@ from router.storage.logged import LeftOut, Logged, read_logged
 from router.v1 import experiments_pb2, routing_pb2, types_pb2
 
 STICKY = routing_pb2.REASON_STICKY
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Routers that wait for Postgres at the first sight of a unit: on a busy machine it would fall back on its hash."""
+    monkeypatch.setattr("router.server.StickyUnits", functools.partial(StickyUnits, wait_s=10))
 
 
 def logged(router: Router, start: datetime | None = None, end: datetime | None = None) -> Logged:
