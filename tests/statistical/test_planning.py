@@ -272,7 +272,7 @@ ENDED = {
 
 @pytest.mark.parametrize("name", ENDED)
 def test_a_bandit_ends_when_its_plan_says(name: str) -> None:
-    """Claim: ended by its rule, with its floor, a bandit runs for .75 to 1.25 times the days that its plan says.
+    """Claim: ended by its rule, with its floor, a bandit runs for .7 to 1.25 times the days that its plan says.
 
     It loses .8 to 1.5 times the successes, more than planned since runs that err last longer, and names the wrong arm in 6 %
     of runs at most. Both means may be 4 standard errors further off, 6e-5 of seeds each; more than 24 wrong ones of 200, at
@@ -285,11 +285,11 @@ def test_a_bandit_ends_when_its_plan_says(name: str) -> None:
     rng, delay = np.random.default_rng(48), round(s.delay_days)
     days, lost, wrong = ended_by_the_rule(means, round(s.traffic_per_day), stopping_rule(s), delay, 200, rng)
     for simulated, forecast, low, high in (
-        (days, planned.days, 0.75, 1.25),
+        (days, planned.days, 0.7, 1.25),
         (lost, planned.expected_regret, 0.8, 1.5),
     ):
         error = 4 * simulated.std() / len(simulated) ** 0.5
         print(f"{name}: {simulated.mean():.1f} +- {error / 4:.1f}, planned {forecast:.1f}")
         assert low * forecast - error <= simulated.mean() <= high * forecast + error
-        assert error < 0.4 * forecast
+        assert error < 0.45 * forecast
     assert wrong.sum() <= 24
