@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from router.sinks import Refused, Sink
-from router.spool import Record, SegmentReader, frame
+from router.spool import Record, SegmentReader, aside
 from router.storage.errors import StorageError
 
 log = logging.getLogger(__name__)
@@ -230,14 +230,8 @@ class Drain:
 
     def _set_aside(self, segment: Path, refused: Sequence[Refused]) -> None:
         """Keep what will never be stored, durably, before the segment it came from may go."""
-        path = segment.with_name(f"{segment.name}.refused")
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            for record, _ in refused:
-                os.write(file, frame(*record))
-            os.fsync(file)
-        finally:
-            os.close(file)
+        path = segment.with_name(f"{segment.name}{aside.SUFFIX}")
+        aside.append(path, [record for record, _ in refused])
         self.refused += len(refused)
         reasons = {reason: sum(r == reason for _, r in refused) for reason in dict.fromkeys(reason for _, reason in refused)}
         for reason, count in list(reasons.items())[:10]:

@@ -163,7 +163,7 @@ class TokenCodec:
         return self._identity.identifier(value) if value else _ABSENT
 
     def hash_content(self, sent: bytes) -> bytes:
-        """Return the 12-byte keyed hash of what an event held: the same whichever key signs, and no use for trying guesses."""
+        """Return the 12-byte keyed hash of what an event held, whichever key signs: guesses cannot be tried on it."""
         return self._identity.content(sent)
 
     def mint(self, token: DecisionToken) -> tuple[bytes, bytes]:

@@ -2,28 +2,18 @@
 
 import json
 import time
-from base64 import urlsafe_b64decode
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from datetime import date
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
+from router.cli.forget_spool import Spooled, spooled, take_out
 from router.cli.main import fail
 from router.cli.options import audit_options, database_at, database_options, json_option
-from router.feedback_spool import SUFFIX as EVENTS
-from router.feedback_spool import decode as decode_event
-from router.journal import SUFFIX as JOURNAL
-from router.journal import decode as decode_decision
-from router.spool import Record, frames, next_frame
 from router.storage.connecting import SyncConnection, connect
-from router.storage.decisions import DecisionRow
 from router.storage.forget import Forgotten, erase
 from router.storage.imports import read_target
-from router.storage.times import day_of
 from router.storage.traces import Trace, deployment_of, lacking
-from router.tokens import parse_token
 
 _LOOK_EVERY_S = 0.2
 
@@ -80,14 +70,23 @@ def forget(
                 " router, or wait until it has drained the spool, and run this again"
             )
         forgotten = erase(connection, trace, actor, reason, dry_run=dry_run)
-        left = len(_in_spool(directory, trace).files)
+        left = spooled(directory, trace)
+        if not dry_run:
+            take_out(left, trace)
     result = {
         "dry_run": dry_run,
         "experiment_id": experiment,
         **asdict(forgotten.erased),
         "closed_days": [day.isoformat() for day in forgotten.closed_days],
         "event_ids": forgotten.event_ids,
-        "spool": {"directory": str(directory), "found": directory.is_dir(), "waiting": waiting, "files": left},
+        "spool": {
+            "directory": str(directory),
+            "found": directory.is_dir(),
+            "waiting": waiting,
+            "files": len(left.files),
+            "refused": sum(left.refused.values()),
+            "may_hold": [path.name for path in left.may_hold],
+        },
     }
     if as_json:
         click.echo(json.dumps(result, indent=2))
@@ -95,19 +94,10 @@ def forget(
         _show(forgotten, directory, waiting, left, dry_run=dry_run)
 
 
-@dataclass(slots=True)
-class _Found:
-    """What the spool's files have of a unit, stored already or not."""
-
-    decisions: list[tuple[date, bytes]] = field(default_factory=list)
-    events: list[tuple[date, bytes, str]] = field(default_factory=list)
-    files: set[Path] = field(default_factory=set)
-
-
 def _until_stored(connection: SyncConnection, directory: Path, trace: Trace, wait_s: float) -> int:
     """Wait until Postgres has all that the spool has of a unit; returns how many records it lacks."""
     give_up = time.monotonic() + wait_s
-    found = _in_spool(directory, trace)
+    found = spooled(directory, trace)
     while True:
         missing = lacking(connection, found.decisions, found.events)
         if not missing or time.monotonic() >= give_up:
@@ -115,55 +105,7 @@ def _until_stored(connection: SyncConnection, directory: Path, trace: Trace, wai
         time.sleep(_LOOK_EVERY_S)
 
 
-def _in_spool(directory: Path, trace: Trace) -> _Found:
-    found = _Found()
-    hashes = set(trace.hashes)
-    for path in sorted(directory.glob(f"*{JOURNAL}")):
-        for record in _records(path):
-            row = _decision(record)
-            if row is not None and row.unit_id == trace.unit_id and trace.incarnation in (None, row.incarnation):
-                found.decisions.append((day_of(row.decided_at_us), row.decision_key))
-                found.files.add(path)
-    for path in sorted(directory.glob(f"*{EVENTS}")):
-        for record in _records(path):
-            try:
-                request, _ = decode_event(record)
-                # Nobody but the router writes there: whether it is signed need not be asked.
-                token = parse_token(urlsafe_b64decode(request.decision_id + "=" * (-len(request.decision_id) % 4)))
-            except ValueError:
-                continue
-            if token.unit_hash in hashes and trace.incarnation in (None, token.incarnation):
-                found.events.append((day_of(token.decided_at_us), token.decision_key, request.event_id))
-                found.files.add(path)
-    # Written twice where a write was repeated.
-    found.decisions, found.events = list(dict.fromkeys(found.decisions)), list(dict.fromkeys(found.events))
-    return found
-
-
-def _decision(record: Record) -> DecisionRow | None:
-    try:
-        row = decode_decision(record)
-    except ValueError:
-        return None
-    return row if isinstance(row, DecisionRow) else None
-
-
-def _records(path: Path) -> Iterator[Record]:
-    """Give the whole records of a segment; one that is gone by now is stored."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return
-    while data:
-        records, end = frames(data)
-        yield from records
-        sound = next_frame(data[end:])
-        if sound is None:
-            return
-        data = data[end + sound :]
-
-
-def _show(forgotten: Forgotten, directory: Path, waiting: int, left: int, *, dry_run: bool) -> None:
+def _show(forgotten: Forgotten, directory: Path, waiting: int, left: Spooled, *, dry_run: bool) -> None:
     erased = forgotten.erased
     click.echo(
         f"{'would be erased' if dry_run else 'erased'}: the identifiers of {erased.decisions:,} decisions,"
@@ -179,7 +121,12 @@ def _show(forgotten: Forgotten, directory: Path, waiting: int, left: int, *, dry
         click.echo(f"there is no spool of this deployment in {directory.parent}: run this on the hosts that have one")
     elif waiting:
         click.echo(f"{waiting:,} records of it in the spool have not reached Postgres yet")
-    if left:
+    if left.files:
         click.echo(
-            f"{left} files of the spool still hold it, and go once they are full or a SIGHUP has replaced the workers"
+            f"{len(left.files)} files of the spool still hold it, and go once they are full or a SIGHUP has replaced the"
+            " workers"
         )
+    for path, count in left.refused.items():
+        click.echo(f"{path.name}: {count:,} records of it {'would be' if dry_run else 'were'} taken out")
+    for path in left.may_hold:
+        click.echo(f"{path.name}: may hold it, and cannot be read: remove it once it is understood")

@@ -10,6 +10,8 @@ Protocol
 
     Readers open segments without a claim on them. A segment without a lock is complete: its reader removes it once all of
     it is stored elsewhere. Readers of one segment do no harm to one another, as long as storing twice changes nothing.
+
+    Records that will never be stored are set aside beside their segment (`router.spool.aside`).
 """
 
 from router.spool.frames import LARGEST_PAYLOAD, Record, frame, frames, next_frame

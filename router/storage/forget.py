@@ -10,9 +10,9 @@ and corrects as before.
 
 Protocol
     A day of decisions goes in one transaction, with all that hangs on them: events, comparisons, judgments, and the label's
-    shares. The rest follows in a last one, with the records in `transitions` and the audit log, which do not name the unit. A
-    crash in between leaves nothing half erased, and the next run goes on, under another label. Days that retention has closed
-    are left to it: they are about to be dropped.
+    shares. The rest follows in a last one, with the records in `transitions` and the audit log, which do not name the unit.
+    A crash in between leaves nothing half erased, and the next run goes on, under another label. Days that retention has
+    closed are left to it: they are about to be dropped.
 """
 
 from collections import defaultdict
@@ -39,7 +39,8 @@ _BY_METADATA = f"details ->> 'unit_hash' = ANY(%(hex_hashes)s) AND {_OF_EXPERIME
 
 # Of an experiment that was made meanwhile there is no label.
 _LABEL = """
-coalesce((SELECT l.label FROM unnest(%(incarnations)s::int8[], %(labels)s::text[]) l (of, label) WHERE l.of = incarnation), '')
+coalesce((SELECT l.label FROM unnest(%(incarnations)s::int8[], %(labels)s::text[]) l (of, label)
+          WHERE l.of = incarnation), '')
 """
 _LABEL_HASH = """
 (SELECT l.hash FROM unnest(%(incarnations)s::int8[], %(label_hashes)s::bytea[]) l (of, hash)

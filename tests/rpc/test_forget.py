@@ -24,6 +24,8 @@ from running import (
 )
 
 from router.cli.main import main
+from router.feedback_spool import FeedbackSpool
+from router.spool import frame
 from router.storage.connecting import DatabaseUrl, connect
 from router.storage.labels import PATTERN, is_label, new_label
 from router.storage.traces import Trace
@@ -315,6 +317,42 @@ async def test_a_keeper_that_starts_over_brings_nothing_back(
     await router.route(unit_id="later")
     await until_scalar(router.url, "SELECT count(*) FROM decisions WHERE unit_id = 'later'", 1)
     assert await found(router.url) == []
+
+
+async def test_records_that_were_set_aside_come_back_without_it(router: Router, forget: Forget, tmp_path: Path) -> None:
+    await lived(router)
+    own, other = await router.route(unit_id=UNIT), await router.route(unit_id="other")
+    await until_scalar(router.url, "SELECT count(*) FROM decisions", 10)
+    (directory,) = (tmp_path / "spool").iterdir()
+    # What the router wrote, as if Postgres had refused it then.
+    aside = b"".join(path.read_bytes() for path in sorted(directory.glob("*.journal")))
+    (directory / "1-a.journal.refused").write_bytes(aside + b"Q" + frame(b"Z", b"of another version"))
+    events = [event(own.decision_id, 1.0, metadata={"phone": METADATA}), event(other.decision_id, 0.5, event_id="kept")]
+    spooled = FeedbackSpool(tmp_path / "made")
+    for request in events:
+        spooled.append(request.SerializeToString(), 1)
+    spooled.close()
+    (segment,) = (tmp_path / "made").glob("*.events")
+    segment.rename(directory / "2-b.events.refused")
+    (directory / "3-c.17.damaged").write_bytes(b"half a record")
+
+    dry = result(await forget("--dry-run"))
+    assert (directory / "1-a.journal.refused").read_bytes().startswith(aside)
+    done = result(await forget())
+    assert dry["spool"] == done["spool"]
+    assert done["spool"]["refused"] == 5 + 1
+    assert done["spool"]["may_hold"] == ["1-a.journal.refused", "3-c.17.damaged"]
+    for path in directory.glob("*.refused"):
+        assert not [trace for trace in TRACES if trace.encode() in path.read_bytes()]
+    assert result(await forget())["spool"]["refused"] == 0
+
+    # Renamed back they are stored, and nobody else has lost anything.
+    await query(router.url, "DELETE FROM decisions")
+    for path in list(directory.glob("*.refused")):
+        path.rename(path.with_suffix(""))
+    await until_scalar(router.url, "SELECT count(*) FROM decisions", 5)
+    await until_scalar(router.url, "SELECT count(*) FROM events WHERE event_id = 'kept'", 1)
+    assert await scalar(router.url, "SELECT count(*) FROM decisions WHERE unit_id = 'other'") == 5
 
 
 async def test_a_closed_day_is_left_to_retention(router: Router, forget: Forget) -> None:
