@@ -8,9 +8,8 @@ Protocol
 
         evidence + evidence_base = fold of the outcomes that are not listed as pending
 
-    and what is listed is later than `matured_to`, but for a day that is being dropped: it is counted when it is closed.
-
-    `matured_to` never moves back, whatever the clocks do.
+    and what is listed is later than `matured_to`. Where outcomes of a day that is being dropped still wait, `matured_to`
+    moves to its end, once it is closed. It never moves back, whatever the clocks do.
 """
 
 import logging
@@ -155,18 +154,24 @@ async def finish(connection: psycopg.AsyncConnection[Any], incarnation: int, *, 
 async def count_day(connection: psycopg.AsyncConnection[Any], day: date) -> int:
     """Count the outcomes of a day's decisions that wait, because the day is about to be dropped; returns how many.
 
+    Where there are any, `matured_to` moves to the end of the day.
+
     No event of that day may be stored any more. The connection must be in autocommit mode.
     """
     midnight = datetime.combine(day, time(), UTC)
     tomorrow = midnight + timedelta(days=1)
+    last = tomorrow - timedelta(microseconds=1)
     with translated():
         async with connection.transaction():
             rows = await (await connection.execute(_WAITING_EXPERIMENTS, (midnight, tomorrow))).fetchall()
         total = 0
         for (incarnation,) in rows:
             async with connection.transaction():
-                await _locked(connection, incarnation)
-                total += await _count(connection, incarnation, midnight, tomorrow - timedelta(microseconds=1))
+                matured_to_us = await _locked(connection, incarnation)
+                total += await _count(connection, incarnation, midnight, last)
+                if matured_to_us is not None and time_of(matured_to_us) < last:
+                    # Days are dropped in order: no earlier decision waits any more, or could.
+                    await connection.execute(_SET, (last, incarnation))
     if total:
         log.info("counted %d outcomes of %s early: the day is dropped", total, day)
     return total

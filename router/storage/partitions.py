@@ -50,6 +50,17 @@ ORDER BY d.day
 """
 
 
+#: The first day whose events are kept, in the state of the database that the statement sees; null: every day is. A day
+#: that is closed keeps them until it is dropped.
+FIRST_KEPT = """
+SELECT CASE WHEN r.kept_from IS NOT NULL THEN least(r.kept_from, (
+    SELECT min(to_date(right(c.relname, 8), 'YYYYMMDD')) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+    WHERE i.inhparent = to_regclass('events') AND c.relname ~ '^events_[0-9]{8}$'
+)) END
+FROM retention r
+"""
+
+
 def partition_name(parent: str, day: date) -> str:
     """Return the name of the partition that holds a day of a table."""
     return f"{parent}_{day:%Y%m%d}"

@@ -27,6 +27,7 @@ from router.segments import BySegment, Weights, weights_of
 from router.standing import Standing, compared, evidence_of, posteriors_in, posteriors_of
 from router.storage.errors import translated
 from router.storage.experiments import BY_INCARNATION, definition_of
+from router.storage.partitions import FIRST_KEPT
 from router.storage.snapshots import OF_SEGMENTS, UNTIL, Snapshot, snapshot_of
 
 _EVENTS = """
@@ -56,6 +57,13 @@ FROM (
     WHERE m.incarnation = %(incarnation)s AND m.applied_version >= %(version)s
 ) b
 GROUP BY segment, arm
+"""
+
+
+# What is in the base came from imports or from dropped days.
+_DROPPED = """
+SELECT coalesce((SELECT sum(n) FROM evidence_base WHERE incarnation = %(incarnation)s), 0)
+       - coalesce((SELECT sum(u) FROM imports m, unnest(m.n) u WHERE m.incarnation = %(incarnation)s), 0)
 """
 
 
@@ -127,10 +135,8 @@ def rebuild(
         arms = {arm.number: arm for arm in definition.arms}
         snapshot = snapshot_of(row, arms)
         named = definition.experiment_id, snapshot.standing.policy_version, snapshot.taken_at
-        kept_from = connection.execute("SELECT kept_from FROM retention").fetchone()
-        if kept_from is not None and kept_from[0] != snapshot.kept_from:
-            gone = f"days before {kept_from[0]} were dropped after it was taken, and their events with them"
-            return Rebuilt(*named, events=0, arms=(), obstacle=gone)
+        if obstacle := _obstacle(connection, snapshot):
+            return Rebuilt(*named, events=0, arms=(), obstacle=obstacle)
         events, by_hour = _folded(connection, snapshot, progress)
         base = connection.execute(
             _BASE, {"incarnation": incarnation, "version": snapshot.standing.policy_version}
@@ -147,6 +153,21 @@ def rebuild(
     weights = weights_of(by_segment, snapshot.standing.discount, hours)
     rebuilt = (arm for standing in standings for arm in _compared(standing, by_segment, hours, weights))
     return Rebuilt(*named, events, tuple(rebuilt))
+
+
+def _obstacle(connection: psycopg.Connection[Any], snapshot: Snapshot) -> str:
+    """Return why a snapshot cannot be rebuilt: days were dropped since, and at some time outcomes of this experiment were.
+
+    Empty if it can.
+    """
+    found = connection.execute(FIRST_KEPT).fetchone()
+    first = None if found is None else found[0]
+    if first is None or (snapshot.kept_from is not None and snapshot.kept_from >= first):
+        return ""
+    dropped = connection.execute(_DROPPED, {"incarnation": snapshot.incarnation}).fetchone()
+    if dropped is not None and dropped[0] == 0:
+        return ""
+    return f"days before {first} were dropped after it was taken, and their events with them"
 
 
 def _folded(

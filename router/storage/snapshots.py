@@ -17,6 +17,7 @@ from router.segments import Segment
 from router.standing import Standing
 from router.storage import experiments
 from router.storage.database import driver_of
+from router.storage.partitions import FIRST_KEPT
 from router.storage.policies import EvidenceReading, read_evidence
 from router.storage.times import time_of
 
@@ -87,7 +88,7 @@ class Snapshot:
     incarnation: int
     taken_at: datetime
     matured_to: datetime | None
-    #: The first day whose events were kept then; None: every day was.
+    #: The first day whose events were kept then; None: every day was. Of a day that was being dropped they still were.
     kept_from: date | None
     standing: Standing
 
@@ -108,10 +109,7 @@ async def read_readings(connection: AsyncConnection, incarnations: Sequence[int]
     """Return what snapshots of these experiments are made of; the transaction must see one state of the database."""
     definitions = {d.incarnation: d for d, _ in await experiments.read_incarnations(connection, incarnations)}
     rows = await connection.execute(
-        text(
-            "SELECT incarnation, matured_to, (SELECT kept_from FROM retention) FROM policy_versions"
-            " WHERE incarnation = ANY(:incarnations)"
-        ),
+        text(f"SELECT incarnation, matured_to, ({FIRST_KEPT}) FROM policy_versions WHERE incarnation = ANY(:incarnations)"),
         {"incarnations": list(incarnations)},
     )
     days = {incarnation: (matured_to, kept_from) for incarnation, matured_to, kept_from in rows}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import grpc
@@ -14,16 +14,20 @@ import pytest
 from click.testing import CliRunner
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
-from hands import Hand
-from running import Router, event, experiment, query, refused, until, until_scalar
+from hands import HOUR_US, Hand, next_hour_us
+from running import Router, event, experiment, query, refused, scalar, until, until_scalar
 
 from router.cli.replay import replay
+from router.controllers.discounting import HourHand
 from router.controllers.snapshots import Historian
 from router.storage import maturing as waiting
+from router.storage import retention
 from router.storage.connecting import DatabaseUrl, connect
 from router.storage.database import Database
 from router.storage.election import Session
-from router.storage.rebuild import rebuild
+from router.storage.rebuild import Rebuilt, rebuild
+from router.storage.retention import drop_expired
+from router.storage.times import day_of
 from router.v1 import experiments_pb2, posteriors_pb2, routing_pb2, types_pb2
 
 SECOND_US = 1_000_000
@@ -177,6 +181,74 @@ async def test_a_snapshot_that_was_tampered_with_is_found(
     assert [arm["agrees"] for arm in snapshot["arms"]] == [False, True]
 
 
+@pytest.mark.parametrize("rule", ["plain", "discounted", "maturing"])
+async def test_snapshots_are_rebuilt_until_a_day_is_dropped_not_only_until_it_is_closed(
+    router: Router, hand: Hand, database: Database, session: Session, monkeypatch: pytest.MonkeyPatch, rule: str
+) -> None:
+    """Between the two may lie hours: the drop gives way to whoever holds the tables."""
+    monkeypatch.setattr(retention, "_PAUSE_S", 0.01)
+    hand.now_us = next_hour_us()
+    given = experiment()
+    if rule == "discounted":
+        given.allocation.discount.half_life.FromSeconds(72 * 3600)
+    if rule == "maturing":
+        given.reward_rule.mature_after.FromSeconds(7 * 86_400)
+    await router.run(given)
+    incarnation = await scalar(router.url, "SELECT incarnation FROM experiments")
+    if rule == "maturing":
+        await waiting.begin(session.connection, incarnation, hand.now_us - 1)
+    historian = Historian(database, hand, share=1.0)
+    first_day = day_of(hand.now_us)
+
+    async def learn(seed: int, hours: int = 0) -> None:
+        """Let time pass, learn something, and keep a snapshot of it."""
+        hand.now_us += hours * HOUR_US + 300 * SECOND_US
+        await HourHand(hand, list).work(session)
+        await rewarded(router, 9, seed=seed)
+        # As any other change would: outcomes that wait raise no version.
+        await query(router.url, "UPDATE policy_versions SET policy_version = policy_version + 1")
+        await historian.work(session)
+
+    async def rebuilt() -> list[Rebuilt | None]:
+        times = await query(router.url, "SELECT taken_at FROM snapshots ORDER BY policy_version")
+        with connect(DatabaseUrl.parse(router.url)) as connection:
+            return [await asyncio.to_thread(rebuild, connection, incarnation, at) for (at,) in times]
+
+    await learn(1)
+    await learn(2, hours=48)
+    async with await psycopg.AsyncConnection.connect(router.url) as exporting:
+        await exporting.execute("LOCK TABLE ONLY events IN ACCESS SHARE MODE")
+        assert await drop_expired(session.connection, day_of(hand.now_us), 1) == []
+        assert await scalar(router.url, "SELECT kept_from FROM retention") == first_day + timedelta(days=1)
+        await learn(3)
+        found = await rebuilt()
+        assert [one.agrees for one in found if one is not None] == [True, True, True], found
+    assert await drop_expired(session.connection, day_of(hand.now_us), 1) == [first_day]
+    await learn(4)
+    *before, after = await rebuilt()
+    gone = f"days before {first_day + timedelta(days=1)} were dropped after it was taken, and their events with them"
+    assert [one.obstacle for one in before if one is not None] == [gone] * 3
+    assert after is not None
+    assert after.agrees, after
+    assert sum(arm.rebuilt["n"] for arm in after.arms) > 0
+
+
+async def test_days_that_were_dropped_before_an_experiment_began_are_no_obstacle(
+    router: Router, hand: Hand, database: Database, session: Session
+) -> None:
+    await router.run()
+    await rewarded(router, 3)
+    await Historian(database, hand, share=1.0).work(session)
+    for later in range(3):
+        await drop_expired(session.connection, day_of(hand.now_us) + timedelta(days=later), 30)
+    incarnation = await scalar(router.url, "SELECT incarnation FROM experiments")
+    with connect(DatabaseUrl.parse(router.url)) as connection:
+        found = await asyncio.to_thread(rebuild, connection, incarnation, datetime.fromtimestamp(hand.now_us / 1e6, UTC))
+    assert found is not None
+    assert found.agrees, found
+    assert found.events > 0
+
+
 async def test_replay_says_what_it_cannot_do(router: Router, hand: Hand, database: Database, session: Session) -> None:
     await router.run()
     runner = CliRunner()
@@ -187,12 +259,13 @@ async def test_replay_says_what_it_cannot_do(router: Router, hand: Hand, databas
     assert "does not say its time zone" in (await asyncio.to_thread(replayed, "2026-11-22T10:00:00")).output
     assert "is not a time" in (await asyncio.to_thread(replayed, "yesterday")).output
     assert "there is no snapshot that old" in (await asyncio.to_thread(replayed, "2020-01-01T00:00:00Z")).output
+    await rewarded(router, 3)
     await Historian(database, hand, share=1.0).work(session)
-    async with await psycopg.AsyncConnection.connect(router.url, autocommit=True) as connection:
-        await connection.execute("UPDATE retention SET kept_from = '2030-01-01'")
+    kept_from = day_of(hand.now_us) + timedelta(days=1)
+    assert await drop_expired(session.connection, kept_from + timedelta(days=1), 1) == [day_of(hand.now_us)]
     done = await asyncio.to_thread(replayed, "2030-01-01T00:00:00Z")
     assert done.exit_code == 1
-    assert "CANNOT be rebuilt: days before 2030-01-01 were dropped after it was taken" in done.output
+    assert f"CANNOT be rebuilt: days before {kept_from} were dropped after it was taken" in done.output
 
 
 async def test_get_posterior_as_of(router: Router, hand: Hand, database: Database, session: Session) -> None:
