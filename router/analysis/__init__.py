@@ -99,7 +99,7 @@ def draws(url: str | Path, experiment: str, start: datetime | None = None, end: 
 
     Of a sticky unit, an interleaved session and a request id the first decision is kept; forced and held out ones, and
     those with one arm to choose from, are left out. A unit that was drawn before `start` has no draw in the range. All of
-    it is held in memory, some 100 bytes and 8 for each arm a decision.
+    it is held in memory, some 150 bytes and 16 for each arm a decision.
     """
     from router.analysis.draw_rows import draw_table
     from router.storage.drawn import read_drawn

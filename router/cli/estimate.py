@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -69,8 +71,21 @@ def estimate(
         logged, drawn, present = read_logged(log, of, start, end), read_drawn(log, of, start, end), read_present(log, of)
     if not (logged.arms.size or logged.left_out.total or drawn.arms.size or drawn.unknown):
         fail(f"{experiment}: no decision {shown_range(start, end) or 'so far'} can be estimated from")
-    report = report_of(experiment, logged, drawn, present, policies, learners, runs, seed)
+    with _progress(runs * len(learners), as_json) as ran:
+        report = report_of(experiment, logged, drawn, present, policies, learners, runs, seed, ran)
     if as_json:
         click.echo(json.dumps(document_of(report), indent=2, allow_nan=False))
         return
     print_report(report)
+
+
+@contextmanager
+def _progress(runs: int, as_json: bool) -> Iterator[Callable[[], None]]:
+    """Show on a terminal how many runs of learners are done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (TextColumn("replaying learners"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=as_json or not runs, transient=True) as progress:
+        task = progress.add_task("replay", total=runs)
+        yield lambda: progress.advance(task)

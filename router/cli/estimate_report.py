@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -89,8 +89,12 @@ def report_of(
     learners: Sequence[AskedLearner],
     runs: int,
     seed: int,
+    ran: Callable[[], None] = lambda: None,
 ) -> Report:
-    """Compute everything. Raises UsageError for a policy or a learner that these arms cannot have."""
+    """Compute everything; `ran` is called after each run of a learner, which takes longest.
+
+    Raises UsageError for a policy or a learner that these arms cannot have.
+    """
     n, k = logged.arms.size, len(logged.arm_ids)
     log = (logged.rewards, logged.arms, logged.propensities)
     units = int(np.unique(logged.clusters).size) if logged.clusters is not None else n
@@ -109,7 +113,7 @@ def report_of(
         arm_intervals(*log, logged.allocations, control, logged.clusters) if n else (),
         raw_mean(logged.rewards, logged.clusters) if units > 1 else None,
         tuple((asked, _value(asked, logged, present)) for asked in policies) if n else (),
-        tuple(_replayed(asked, logged, present, runs, seed) for asked in learners) if n else (),
+        tuple(_replayed(asked, logged, present, runs, seed, ran) for asked in learners) if n else (),
         _stopping(present),
         present,
     )
@@ -178,7 +182,9 @@ def _learner(asked: AskedLearner, present: Present) -> BetaLearner:
         raise click.UsageError(f"--replay {asked.text}: {error}") from None
 
 
-def _replayed(asked: AskedLearner, logged: Logged, present: Present, runs: int, seed: int) -> Replayed:
+def _replayed(
+    asked: AskedLearner, logged: Logged, present: Present, runs: int, seed: int, ran: Callable[[], None]
+) -> Replayed:
     kept, clusters = np.arange(logged.rewards.size), logged.clusters
     if assignment_of(present.definition.assignment) != "per_request":
         # Later decisions of a unit are no draws of their own.
@@ -191,6 +197,7 @@ def _replayed(asked: AskedLearner, logged: Logged, present: Present, runs: int, 
             found.append(rejection_replay(*log, learner, np.random.default_rng([seed, run]), clusters))
         except ValueError as error:
             return Replayed(asked, str(error))
+        ran()
     return Replayed(asked, "", tuple(found))
 
 

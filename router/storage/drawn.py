@@ -83,7 +83,7 @@ def read_drawn(reading: Reading, of: Read, start: datetime | None, end: datetime
     """Return the first draws of [start, end).
 
     Units that were drawn before `start`, in the days that are kept, are not drawn again in the range. All of it is held
-    in memory, some 100 bytes and 8 for each arm a decision. Raises StorageError.
+    in memory, some 150 bytes and 16 for each arm a decision. Raises StorageError.
     """
     parameters = _span(of, start, end)
     draw, since = _DRAW[assignment_of(reading.definition(of).assignment)]

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 from postgres import TestCluster
-from running import Router, arm, experiment, query, until_scalar
+from running import Router, arm, experiment, query, until, until_scalar
 
 import router.analysis as analysis
 from bandit.srm import srm_sequential
@@ -95,6 +95,12 @@ async def test_a_replay_of_a_draw_that_is_not_kept_is_left_out(router: Router) -
     await stored(router, 1)
     await query(router.url, "TRUNCATE decisions")
     await router.learn(first.arm.arm_id, 0, 30)
+
+    async def moved() -> bool:
+        reply = await router.route(unit_id="probe", force_arm_id=first.arm.arm_id)
+        return max(entry.probability for entry in reply.allocation) > first.propensity + 0.1
+
+    await until(moved, "the allocation has moved")
     for i in range(6):
         await router.route(unit_id="u")
         await router.route(unit_id=f"v{i}")

@@ -59,6 +59,8 @@ async def planted(
 ) -> None:
     """An experiment whose log is this one, a second between decisions; some are lost, or have no feedback."""
     await router.run(three(**fields))
+    partitions = ", ".join(f"'{table}_{midnight():%Y%m%d}'" for table in ("decisions", "outcomes"))
+    await until_scalar(router.url, f"SELECT count(*) FROM pg_class WHERE relname IN ({partitions})", 2)
     await asyncio.to_thread(_write, router.url, log, kept, feedback, units)
 
 
