@@ -8,30 +8,34 @@ CREATE OR REPLACE VIEW events AS FROM read_parquet('export/events/*/*.parquet', 
 CREATE OR REPLACE VIEW outcomes AS FROM read_parquet('export/outcomes/*/*.parquet', hive_partitioning = true);
 CREATE OR REPLACE VIEW snapshots AS FROM read_parquet('export/snapshots/*/*.parquet', hive_partitioning = true);
 
--- What the router believed, over time: the mean of each arm's posterior, its standard deviation, and the traffic it got.
+-- What the router believed of all traffic, over time: the mean of each arm's posterior, its standard deviation, and the
+-- traffic it got. Rows with a segment are of a segment that has its own.
 CREATE OR REPLACE VIEW posterior_over_time AS
 SELECT taken_at, policy_version, arm_id, n, mean,
        sqrt(alpha * beta / ((alpha + beta) ** 2 * (alpha + beta + 1))) AS sd, probability_best, allocation
-FROM snapshots WHERE active
+FROM snapshots WHERE active AND segment = ''
 ORDER BY taken_at, policy_version, arm_id;
 FROM posterior_over_time;
 
 -- What each arm earned, as it stands in the log. Of arms that got their traffic adaptively these means are biased.
+-- An outcome that waits is left out, as the posterior does: of young decisions only the fast outcomes are known.
+CREATE OR REPLACE VIEW earned AS
 SELECT d.arm_id, count(*) AS decisions, count(o.reward) AS outcomes, avg(o.reward) AS mean_reward
-FROM decisions d LEFT JOIN outcomes o USING (decision_key)
+FROM decisions d LEFT JOIN outcomes o ON o.decision_key = d.decision_key AND NOT o.waits
 GROUP BY d.arm_id ORDER BY d.arm_id;
+FROM earned;
 
 -- What it would have earned to choose one arm always. Each decision that chose it counts 1 / propensity times (IPS), and
 -- the self-normalised estimate (SNIPS) divides by the sum of these weights. Decisions that could not have chosen it, that
--- were forced or held out, or that have no outcome, are left out. The standard error is robust by unit: it is made of what
--- the estimate would change by without each of them. `units` counts those that chose the arm, and `ess` is the number of
--- decisions that the weights are worth: below a tenth of n, or with few units, trust none of it.
+-- were forced or held out, or that have no outcome that counts, are left out. The standard error is robust by unit: it is
+-- made of what the estimate would change by without each of them. `units` counts those that chose the arm, and `ess` is the
+-- number of decisions that the weights are worth: below a tenth of n, or with few units, trust none of it.
 CREATE OR REPLACE VIEW value_of_arms AS
 WITH logged AS (
     SELECT d.arm_id, d.propensity, d.allocation_arm_ids AS arms, d.allocation, o.reward,
            coalesce(nullif(d.unit_id, ''), d.decision_key) AS unit
     FROM decisions d JOIN outcomes o USING (decision_key)
-    WHERE d.reason NOT IN ('forced', 'holdout')
+    WHERE d.reason NOT IN ('forced', 'holdout') AND NOT o.waits
 ),
 weighted AS (
     SELECT t.arm_id, l.unit, l.reward, CASE WHEN l.arm_id = t.arm_id THEN 1 / l.propensity ELSE 0 END AS w

@@ -23,8 +23,11 @@ experiment: support-model
 arms:
   - {id: haiku, model: model-a, role: control}
   - {id: sonnet, model: model-b}
-allocation: {floor: 0.1}
+allocation: {floor: 0.1, segments: {names: [de]}}
 """
+#: What is asked of the notebook's variables at its end.
+ASKED = """print("segments", sorted(set(snapshots.column("segment").to_pylist())), history["segment"].unique().to_list())
+print(len(history) == len(history.unique(["policy_version", "arm_id"])), "one row an arm and version")"""
 MEANS = {"haiku": 0.35, "sonnet": 0.65}
 N = 300
 
@@ -43,7 +46,10 @@ def learn(target: str) -> None:
     rng = random.Random(5)
     with RouterClient(target) as client:
         for part in range(3):
-            asked = [RouteRequest("support-model", unit_id=f"u{rng.randrange(80)}") for _ in range(N // 3)]
+            asked = [
+                RouteRequest("support-model", unit_id=f"u{rng.randrange(80)}", segment="de" if i % 2 else "")
+                for i in range(N // 3)
+            ]
             decisions = client.batch_route(asked)
             kept = [one for i, one in enumerate(decisions) if i % 10 or part]
             client.batch_reward(
@@ -81,11 +87,14 @@ def test_it_runs_against_a_live_router(tmp_path: Path, monkeypatch: pytest.Monke
             assert client.km.get_connection_info()["ip"] == "127.0.0.1"
             for index, cell in enumerate(notebook.cells):
                 client.execute_cell(cell, index)
+            notebook.cells.append(nbformat.v4.new_code_cell(ASKED))
+            client.execute_cell(notebook.cells[-1], len(notebook.cells) - 1)
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
     assert len(pictures) == 5
     printed = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
     assert f"{N - N // 30} decisions with an outcome, among haiku, sonnet" in printed
+    assert "segments ['', 'de'] ['']\nTrue one row an arm and version\n" in printed
     assert re.search(r"^(Run|Begin with) (an? )?\w", printed, re.MULTILINE), "the plan's advice"
     assert [output.text for output in outputs if output.output_type == "stream" and output.name == "stderr"] == []
     tables = [output.data["text/plain"] for output in outputs if "shape: (" in output.get("data", {}).get("text/plain", "")]
