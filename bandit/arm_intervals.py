@@ -7,8 +7,9 @@ Model
     average       its mean reward averaged over the decisions that could have drawn it
     less_control  the same of the difference to the control, over the decisions that could have drawn either
 
-    and each kind misses, of any arm at any look, with probability alpha at most. Whether a decision could draw an arm is
-    known before it is made, so that leaving the others out changes nothing; they say nothing of the arm.
+    and each kind misses, of any arm at any look, with probability alpha at most. A decision could draw an arm if that had a
+    probability of 1 / 10,000 or more: the sequences need propensities that are bounded away from 0. It is known before the
+    decision is made, so that what is left is a martingale as before, also where an arm was given up after bad luck.
 
 Assumes
     As `bandit.sequences`.
@@ -24,12 +25,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from bandit.logged import Indices, Vector, arm_indices, cluster_indices, fraction, probability_table, unit_numbers
 from bandit.sequences import LEAST_OBSERVATIONS, PLANNED, Running, arm_bounds, arm_sequence, difference_sequence
+
+#: A decision says something of an arm that had this probability in it, or more.
+LEAST_PROBABILITY: Final = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +120,7 @@ def _last(
     planned: int,
 ) -> Interval:
     """Return the end of a sequence of these arms over the decisions that could have drawn each of them."""
-    possible = (p[:, list(of)] > 0.0).all(axis=1)
+    possible = (p[:, list(of)] >= LEAST_PROBABILITY).all(axis=1)
     for arm in of:
         own = int((a[possible] == arm).sum())
         if own < LEAST_OBSERVATIONS:

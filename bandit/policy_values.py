@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from bandit.estimate import Estimate
-from bandit.logged import arm_indices, cluster_indices, numbers, probability_table, propensity_vector
+from bandit.logged import LARGEST, arm_indices, cluster_indices, numbers, probability_table, propensity_vector
 from bandit.offpolicy import adaptive_doubly_robust, doubly_robust, ips, running_means, snips
 
 
@@ -62,7 +62,8 @@ def policy_value(
     a = arm_indices(arms, k, r.size)
     drawn = propensity_vector(propensities, r.size)
     pi = probability_table("policy", policy, r.size, k)
-    barred = ((pi > 0.0) & (p <= 0.0)).sum(axis=0)
+    # An entry so small that no weight can be made of it is as good as 0.
+    barred = (pi > LARGEST * p).sum(axis=0)
     tried = np.bincount(a, minlength=k) > 0
     for arm in range(k):
         if not tried[arm] and (pi[:, arm] > 0.0).any():

@@ -40,12 +40,13 @@ def test_of_each_unit_the_first_decision_counts() -> None:
     assert thrice == arm_intervals(REWARDS, ARMS, PROPENSITIES, VECTORS, 1)
 
 
-def test_decisions_that_could_not_draw_an_arm_say_nothing_of_it() -> None:
+@pytest.mark.parametrize("chance", [0.0, 1e-320, 9e-5])
+def test_decisions_that_could_hardly_draw_an_arm_say_nothing_of_it(chance: float) -> None:
     rng = np.random.default_rng(4)
     extra = 400
     arms = np.concatenate([ARMS, rng.integers(2, size=extra)])
     rewards = np.concatenate([REWARDS, (rng.random(extra) < 0.9).astype(float)])
-    vectors = np.concatenate([VECTORS, np.tile([0.5, 0.5, 0.0], (extra, 1))])
+    vectors = np.concatenate([VECTORS, np.tile([0.5, 0.5 - chance, chance], (extra, 1))])
     own = vectors[np.arange(arms.size), arms]
     before, after = arm_intervals(REWARDS, ARMS, PROPENSITIES, VECTORS, 1), arm_intervals(rewards, arms, own, vectors, 1)
     assert after[2] == before[2]

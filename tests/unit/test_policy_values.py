@@ -34,6 +34,10 @@ def test_what_the_log_cannot_tell_is_said() -> None:
     part = np.array([[0.5, 0.5, 0.0], *even[:3]])
     barred = policy_value([1, 0, 1, 0], [0, 1, 2, 2], [0.5, *[1 / 3] * 3], part, fixed_arm(2, 3))
     assert barred.insufficient == "arm 2 could not be drawn in 1 of 4 decisions, and the policy draws it"
+    tiny = part.copy()
+    tiny[0, 2] = 1e-60
+    hardly = policy_value([1, 0, 1, 0], [0, 1, 2, 2], [0.5, *[1 / 3] * 3], tiny, uniform(3))
+    assert hardly.insufficient == "arm 2 could not be drawn in 1 of 4 decisions, and the policy draws it"
     assert policy_value([1, 0, 1, 0], [0, 1, 0, 2], [0.5, *[1 / 3] * 3], part, [0.5, 0.5, 0.0]).insufficient == ""
     one = policy_value([1, 0, 1, 0], [0, 0, 1, 1], [1 / 3] * 4, even, fixed_arm(0, 3), ["u", "u", "v", "w"])
     assert one.insufficient == "the log has decisions of 1 clusters that the policy would make: it needs at least 2"
