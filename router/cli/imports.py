@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 from rich.table import Table
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from router.analysis.history import History
 
 _DEFAULT_WEIGHT = 20.0
+#: Parameters that only one way of importing looks at.
+_OF_WAY = {"prior": ("weight", "server"), "evidence": ("import_id", "database_url", "data_dir")}
 
 
 @click.group("import")
@@ -72,10 +75,9 @@ def events(
     `time` is when the decision was made, with its time zone. `unit` and `segment` may be there. As a prior they go to a
     router (--server); as evidence to its database (--database-url or --data-dir), once, however often the file is imported.
     """
+    _refuse_other_options(how)
     history = _read(file)
     if how == "prior":
-        if import_id is not None:
-            raise click.UsageError("--import-id: a prior is set, not added, and so has no id")
         result = _as_prior(history, experiment, weight, server, actor, reason or f"import of {file.name}", dry_run)
     else:
         with database_at(database_url, data_dir) as url, connect(url) as connection:
@@ -98,6 +100,16 @@ def events(
         click.echo(json.dumps(result, indent=2))
     else:
         _show(result)
+
+
+def _refuse_other_options(how: str) -> None:
+    """Refuse what was asked for and would not be done. What the environment says may be meant for other commands."""
+    given = click.get_current_context().get_parameter_source
+    for other, names in _OF_WAY.items():
+        for name in names:
+            if other != how and given(name) is ParameterSource.COMMANDLINE:
+                option = name.replace("_", "-")
+                raise click.UsageError(f"--{option}: is for --as {other}: --as {how} has no use for it")
 
 
 def _read(file: Path) -> "History":

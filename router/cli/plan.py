@@ -132,6 +132,9 @@ def plan(
     check_range(start, end)
     if picture is not None:
         _check_picture(picture)
+    for option, time in (("--start", start), ("--end", end)):
+        if time is not None and experiment is None:
+            raise click.UsageError(f"{option}: is of the past of an --experiment, which is missing")
     history, known_arms = None, 2
     if experiment is not None:
         history, known_arms = _past(experiment, server, database_url, data_dir, start, end)

@@ -44,7 +44,8 @@ def run(router: Router, monkeypatch: pytest.MonkeyPatch) -> Import:
     async def run(path: Path, how: str, *arguments: str, experiment_id: str = "support") -> Result:
         port = router.server.port
         command = ["import", "events", str(path), "--experiment", experiment_id, "--as", how, "--json"]
-        where = ["--server", f"127.0.0.1:{port}", "--database-url", router.url, "--actor", "me", "--reason", "history"]
+        where = ["--server", f"127.0.0.1:{port}"] if how == "prior" else ["--database-url", router.url]
+        where += ["--actor", "me", "--reason", "history"]
         monkeypatch.setattr("sys.argv", ["bandit-router", *command])
         return await asyncio.to_thread(CliRunner().invoke, main, [*command, *where, *arguments])
 
@@ -239,6 +240,33 @@ async def test_a_concluded_experiment_learns_nothing_more(router: Router, run: I
     done = await run(file(tmp_path / "x.csv"), "evidence")
     assert done.exit_code == 1
     assert "concluded" in done.output
+
+
+@pytest.mark.parametrize(
+    ("how", "option", "other"),
+    [
+        ("evidence", ["--weight", "20"], "prior"),
+        ("evidence", ["--server", "127.0.0.1:1"], "prior"),
+        ("prior", ["--import-id", "x"], "evidence"),
+        ("prior", ["--database-url", "postgresql://nowhere/x"], "evidence"),
+        ("prior", ["--data-dir", "nowhere"], "evidence"),
+    ],
+)
+def test_options_of_the_other_way_are_refused(how: str, option: list[str], other: str, tmp_path: Path) -> None:
+    path = str(file(tmp_path / "x.csv"))
+    done = CliRunner().invoke(main, ["import", "events", path, "--experiment", "support", "--as", how, *option])
+    assert done.exit_code == 2
+    assert f"{option[0]}: is for --as {other}: --as {how} has no use for it" in " ".join(done.output.split())
+
+
+async def test_settings_of_the_environment_are_for_whom_they_concern(
+    router: Router, run: Import, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await router.run(experiment())
+    monkeypatch.setenv("BANDIT_ROUTER_SERVER", f"127.0.0.1:{router.server.port}")
+    monkeypatch.setenv("BANDIT_ROUTER_DATABASE_URL", router.url)
+    for how in ("prior", "evidence"):
+        result(await run(file(tmp_path / "x.csv"), how))
 
 
 async def test_an_experiment_that_is_not_there_is_named(router: Router, run: Import, tmp_path: Path) -> None:

@@ -146,6 +146,8 @@ def test_all_other_options_reach_the_plan() -> None:
         ([*BRIEF, "--picture", "x.gif"], "--picture x.gif: the name must end with .png, .svg or .pdf"),
         ([*BRIEF, "--start", "2026-11-22T10:00:00Z", "--end", "2026-11-22T10:00:00Z"], "must be before --end"),
         ([*BRIEF, "--start", "2026-11-22"], "does not say its time zone"),
+        ([*BRIEF, "--start", "2026-11-22T10:00:00Z"], "--start: is of the past of an --experiment, which is missing"),
+        ([*BRIEF, "--end", "2026-11-22T10:00:00Z"], "--end: is of the past of an --experiment, which is missing"),
     ],
 )
 def test_bad_input_names_the_option_and_the_rule(arguments: list[str], says: str) -> None:
