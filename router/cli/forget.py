@@ -2,8 +2,11 @@
 
 import json
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +17,9 @@ from router.storage.connecting import SyncConnection, connect
 from router.storage.forget import Forgotten, erase
 from router.storage.imports import read_target
 from router.storage.traces import Trace, deployment_of, lacking
+
+if TYPE_CHECKING:
+    from router.analysis.forgetting import Blanked, ExportedFiles
 
 _LOOK_EVERY_S = 0.2
 
@@ -30,6 +36,14 @@ _LOOK_EVERY_S = 0.2
     metavar="SECONDS",
     help="How long to wait for what is in the spool to reach Postgres.",
 )
+@click.option(
+    "--export",
+    "exports",
+    multiple=True,
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Also in the files that `export` wrote there, of whatever day. May be repeated.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be erased; change nothing.")
 @database_options
 @audit_options()
@@ -38,6 +52,7 @@ def forget(
     unit: str,
     experiment: str | None,
     wait_s: float,
+    exports: tuple[Path, ...],
     dry_run: bool,
     database_url: str | None,
     data_dir: Path,
@@ -48,13 +63,15 @@ def forget(
     """Erase the identifiers of UNIT: evidence, propensities and outcomes stay, and replay agrees as before.
 
     Covers the database, and the spool of this host: what waits there must reach Postgres first. On a deployment of several
-    hosts, run it on each. Backups, exported files and logs are not covered.
+    hosts, run it on each. Exported files are covered where --export names them; backups, copies and logs are not.
     """
     if not unit:
         raise click.UsageError("UNIT: must not be empty")
     if unit in reason or unit in actor:
         raise click.UsageError("--reason, --actor: are kept, and must not name the unit")
-    with database_at(database_url, data_dir) as url, connect(url) as connection:
+    with ExitStack() as opened:
+        url = opened.enter_context(database_at(database_url, data_dir))
+        connection = opened.enter_context(connect(url))
         incarnation = None
         if experiment is not None:
             target = read_target(connection, experiment)
@@ -62,6 +79,7 @@ def forget(
                 raise click.UsageError(f"--experiment {experiment}: no such experiment in {url.shown}")
             incarnation = target.incarnation
         trace = Trace(connection, unit, incarnation)
+        files = _opened_exports(exports, trace, opened)
         directory = data_dir / "spool" / deployment_of(connection)
         waiting = _until_stored(connection, directory, trace, 0.0 if dry_run else wait_s)
         if waiting and not dry_run:
@@ -73,6 +91,7 @@ def forget(
         left = spooled(directory, trace)
         if not dry_run:
             take_out(left, trace)
+        blanked = _blanked(files, trace, dry_run=dry_run)
     result = {
         "dry_run": dry_run,
         "experiment_id": experiment,
@@ -87,11 +106,43 @@ def forget(
             "refused": sum(left.refused.values()),
             "may_hold": [path.name for path in left.may_hold],
         },
+        "exports": [asdict(found) for found in blanked],
     }
     if as_json:
         click.echo(json.dumps(result, indent=2))
     else:
         _show(forgotten, directory, waiting, left, dry_run=dry_run)
+        for found in blanked:
+            click.echo(
+                f"{found.directory}: the identifiers of {found.decisions:,} decisions and metadata of {found.events:,}"
+                f" events, in {found.files:,} files"
+            )
+
+
+def _opened_exports(directories: Sequence[Path], trace: Trace, opened: ExitStack) -> "list[ExportedFiles]":
+    """Open exports before anything is erased, so that nothing is if one of them is not as it should be."""
+    if not directories:
+        return []
+    try:
+        from router.analysis import AnalysisError
+        from router.analysis.forgetting import exported_files
+    except ModuleNotFoundError as error:
+        raise click.UsageError(str(error)) from None
+    try:
+        return [opened.enter_context(exported_files(directory, trace)) for directory in dict.fromkeys(directories)]
+    except AnalysisError as error:
+        raise click.UsageError(f"--export {error}") from None
+
+
+def _blanked(files: "Sequence[ExportedFiles]", trace: Trace, *, dry_run: bool) -> "list[Blanked]":
+    if not files:
+        return []
+    from router.analysis import AnalysisError
+
+    try:
+        return [of_directory.forget(trace, dry_run=dry_run) for of_directory in files]
+    except (AnalysisError, OSError) as error:
+        fail(f"{error}; the database has forgotten the unit, these files may not have: run this again once they are well")
 
 
 def _until_stored(connection: SyncConnection, directory: Path, trace: Trace, wait_s: float) -> int:

@@ -47,6 +47,10 @@ class Trace:
         """Whether it is to be forgotten in this experiment."""
         return self.incarnation in (None, incarnation)
 
+    def label_of(self, incarnation: int) -> str:
+        """Return what it is called in an experiment, which the database need not have any more."""
+        return self.labels.get(incarnation) or new_label()
+
     @property
     def parameters(self) -> Mapping[str, Any]:
         """What statements name it by."""
