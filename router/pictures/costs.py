@@ -39,16 +39,21 @@ class Worth:
     reward_upper: float
     #: Mean cost of a decision in US dollars.
     cost_usd: float
-    cost_lower: float
-    cost_upper: float
+    #: None where it is not known.
+    cost_lower: float | None
+    cost_upper: float | None
     #: What the definition says that it costs; None if it does not, or if cost_usd is that.
     declared_usd: float | None = None
     #: Its propensity; None if that is not known.
     allocation: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("reward", "cost_usd"):
-            mean, lower, upper = (getattr(self, of) for of in (name, *_ENDS[name]))
+        for name, ends in _ENDS.items():
+            mean, lower, upper = (getattr(self, of) for of in (name, *ends))
+            if (lower is None) is not (upper is None):
+                raise ValueError(f"{name} of arm {self.arm_id!r} has one end of its interval: give both, or neither")
+            if lower is None:
+                lower = upper = mean
             if not (0.0 <= lower <= mean <= upper < math.inf):
                 raise ValueError(
                     f"{name} of arm {self.arm_id!r} is {mean} in [{lower}, {upper}]: it must be in its interval, which must"
@@ -65,9 +70,9 @@ class Worth:
         means: list[float] = []
         for values in (rewards, costs_usd):
             found = np.asarray(values, dtype=np.float64)
-            if found.ndim != 1 or not found.size:
-                raise ValueError(f"outcomes of arm {arm_id!r}: there must be a row of at least one")
-            means += interval(float(found.mean()), float(found.std(ddof=1)) if found.size > 1 else 0.0, found.size)
+            if found.ndim != 1 or found.size < 2:
+                raise ValueError(f"outcomes of arm {arm_id!r}: there must be a row of at least two: one has no interval")
+            means += interval(float(found.mean()), float(found.std(ddof=1)), found.size)
         return cls(arm_id, *means)
 
 
@@ -88,8 +93,9 @@ def worth_of(arm: ArmCost) -> Worth:
     (low,), (high,) = credible_interval([arm.alpha], [arm.beta])
     earned = arm.alpha / (arm.alpha + arm.beta), float(low), float(high)
     if arm.calls:
-        cost = interval(arm.mean_usd, arm.deviation_usd, arm.calls)
-        return Worth(arm.arm_id, *earned, *cost, arm.declared_usd, arm.allocation)
+        mean, deviation = arm.mean_usd, arm.deviation_usd
+        lower, upper = (None, None) if deviation is None else interval(mean, deviation, arm.calls)[1:]
+        return Worth(arm.arm_id, *earned, mean, lower, upper, arm.declared_usd, arm.allocation)
     if arm.declared_usd is None:
         raise ValueError(f"nothing says what arm {arm.arm_id!r} costs")
     return Worth(arm.arm_id, *earned, *(arm.declared_usd,) * 3, None, arm.allocation)
@@ -98,9 +104,9 @@ def worth_of(arm: ArmCost) -> Worth:
 def pareto(arms: Sequence[Worth], *, experiment: str = "", ceiling_usd: float | None = None) -> Figure:
     """Draw each arm's reward against its cost with their intervals, and the front: the arms that no other beats.
 
-    Filled markers are on the front, hollow ones are not; a dotted line leads to the cost that was declared. Where every arm
-    has an allocation, a cross has what it earns and costs; `ceiling_usd` is a dashed line. Raises NothingToDrawError without
-    arms.
+    Filled markers are on the front, hollow ones are not; a cost whose interval is not known is drawn without; a dotted line
+    leads to the cost that was declared. Where every arm has an allocation, a cross has what it earns and costs;
+    `ceiling_usd` is a dashed line. Raises NothingToDrawError without arms.
     """
     if not arms:
         raise NothingToDrawError("there is no arm with a cost: there is nothing to draw")
@@ -143,7 +149,7 @@ def pareto(arms: Sequence[Worth], *, experiment: str = "", ceiling_usd: float | 
 def _scale(axes: Axes, arms: Sequence[Worth], ceiling_usd: float | None) -> None:
     costs = [arm.cost_usd for arm in arms] + [arm.declared_usd for arm in arms if arm.declared_usd is not None]
     costs += [] if ceiling_usd is None else [ceiling_usd]
-    if min(costs) > 0.0 and max(costs) > _WIDE * min(costs) and min(arm.cost_lower for arm in arms) > 0.0:
+    if min(costs) > 0.0 and max(costs) > _WIDE * min(costs) and all(arm.cost_lower != 0.0 for arm in arms):
         axes.set_xscale("log")
         axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: text(f"${value:g}")))
@@ -158,7 +164,8 @@ def _steps(axes: Axes, front: Sequence[Worth]) -> None:
 def _arm(axes: Axes, arm: Worth, colour: str, *, on_front: bool) -> None:
     x, y = arm.cost_usd, arm.reward
     axes.plot([x, x], [arm.reward_lower, arm.reward_upper], color=colour, linewidth=2.2, gid="reward interval")
-    axes.plot([arm.cost_lower, arm.cost_upper], [y, y], color=colour, linewidth=2.2, gid="cost interval")
+    if arm.cost_lower is not None and arm.cost_upper is not None:
+        axes.plot([arm.cost_lower, arm.cost_upper], [y, y], color=colour, linewidth=2.2, gid="cost interval")
     if arm.declared_usd is not None:
         axes.plot([x, arm.declared_usd], [y, y], ":|", color=colour, linewidth=1.6, markersize=12, gid="declared")
     face = colour if on_front else "white"

@@ -8,7 +8,7 @@ from router.storage.analysis import Read, Reading
 
 # Of a decision with several reports, the one received last, as for guardrails.
 _REPORTED = """
-SELECT d.arm, count(*), avg(c.cost_usd), coalesce(stddev_samp(c.cost_usd), 0)
+SELECT d.arm, count(*), avg(c.cost_usd), stddev_samp(c.cost_usd)
 FROM decisions d
 CROSS JOIN LATERAL (
     SELECT (details ->> 'cost_usd')::float8 AS cost_usd FROM events
@@ -49,10 +49,10 @@ class ArmCost:
     declared_usd: float | None
     #: Its share at the last snapshot; None before the first.
     allocation: float | None
-    #: Decisions with a report of what they cost, its mean and its standard deviation, in US dollars.
+    #: Decisions with a report of what they cost, its mean and its standard deviation, in US dollars: None below two of them.
     calls: int = 0
     mean_usd: float = 0.0
-    deviation_usd: float = 0.0
+    deviation_usd: float | None = None
 
 
 def read_costs(reading: Reading, of: Read, start: datetime | None, end: datetime | None) -> list[ArmCost]:

@@ -279,7 +279,9 @@ async def test_what_calls_reported_is_read_beside_what_was_declared(router: Rout
     assert ceiling == 0.003
     assert (dear.arm_id, dear.alpha, dear.beta, dear.declared_usd, dear.calls) == ("dear", 4.0, 2.0, 0.015, 3)
     assert (dear.mean_usd, dear.deviation_usd) == pytest.approx((0.02, 0.01))
-    assert (cheap.calls, cheap.mean_usd, cheap.deviation_usd) == (1, 0.00004, 0.0)
+    # One call says nothing of how far its cost is from the mean.
+    assert (cheap.calls, cheap.mean_usd, cheap.deviation_usd) == (1, 0.00004, None)
+    assert (worth_of(cheap).cost_usd, worth_of(cheap).cost_lower, worth_of(cheap).cost_upper) == (0.00004, None, None)
     assert (middle.calls, middle.declared_usd) == (0, 0.0006)
     assert sum(arm.allocation for arm in (dear, cheap, middle)) == pytest.approx(1)
     worth = worth_of(dear)

@@ -452,6 +452,15 @@ def test_pareto_draws_the_allocation_the_ceiling_and_what_was_declared() -> None
     assert r"ceiling \$0.004" in words(figure)
 
 
+def test_pareto_draws_no_interval_that_is_not_known() -> None:
+    """Of one call: a line as wide as the marker would pass for certainty."""
+    figure = pareto([DEAR, replace(CHEAP, cost_lower=None, cost_upper=None), BEATEN])
+    assert figure.axes[0].get_xscale() == "log"
+    intervals = [one for one in figure.axes[0].lines if one.get_gid() == "cost interval"]
+    assert [list(one.get_xdata()) for one in intervals] == [[0.014, 0.016], [0.0009, 0.0011]]
+    assert len([one for one in figure.axes[0].lines if one.get_gid() == "reward interval"]) == 3
+
+
 @pytest.mark.parametrize(
     ("arms", "says"),
     [
@@ -475,7 +484,6 @@ def test_outcomes_become_means_with_intervals() -> None:
     assert (worth.reward, worth.cost_usd) == pytest.approx((0.5, 0.25))
     assert worth.reward_upper - 0.5 == pytest.approx(1.959964 * (1 / 3) ** 0.5 / 2)
     assert worth.cost_lower == pytest.approx(0.25 - 1.959964 * 0.1290994 / 2)
-    assert Worth.of_outcomes("a", [1], [0.1]).reward_lower == 1.0
 
 
 @pytest.mark.parametrize(
@@ -484,9 +492,12 @@ def test_outcomes_become_means_with_intervals() -> None:
         (lambda: pareto([]), "there is no arm with a cost"),
         (lambda: replace(DEAR, reward=float("nan")), "reward of arm 'dear' is nan"),
         (lambda: replace(DEAR, cost_usd=0.5), "cost_usd of arm 'dear' is 0.5 in"),
+        (lambda: replace(DEAR, cost_lower=None), "cost_usd of arm 'dear' has one end of its interval"),
+        (lambda: replace(DEAR, cost_lower=None, cost_upper=None, cost_usd=-0.5), "cost_usd of arm 'dear' is -0.5"),
         (lambda: replace(DEAR, declared_usd=-1.0), "declared_usd of arm 'dear' is -1"),
         (lambda: replace(DEAR, allocation=1.5), "allocation of arm 'dear' is 1.5"),
-        (lambda: Worth.of_outcomes("a", [], []), "outcomes of arm 'a': there must be a row of at least one"),
+        (lambda: Worth.of_outcomes("a", [], []), "outcomes of arm 'a': there must be a row of at least two"),
+        (lambda: Worth.of_outcomes("a", [1], [0.1]), "outcomes of arm 'a': there must be a row of at least two"),
     ],
 )
 def test_what_cannot_be_worth_anything_is_named(make: Callable[[], object], message: str) -> None:
