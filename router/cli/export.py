@@ -86,7 +86,13 @@ def _log_command(dataset: str, about: str) -> click.Command:
     )
     @click.option("--start", type=_DAY, metavar="DAY", help="The first day, in UTC, as in 2026-11-22.")
     @click.option("--end", type=_DAY, metavar="DAY", help="The day after the last one.")
-    @click.option("--compression", type=click.Choice(_COMPRESSIONS), default="zstd", show_default=True)
+    @click.option(
+        "--compression",
+        type=click.Choice(_COMPRESSIONS),
+        default="zstd",
+        show_default=True,
+        help="Of the files that are written: finished days keep theirs, unless --rewrite.",
+    )
     @click.option("--rewrite", is_flag=True, help="Write finished days again too.")
     @json_option
     def command(

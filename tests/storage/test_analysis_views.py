@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import psycopg
 import pytest
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "operations.md"
 
 
 def test_every_column_of_every_view_is_described(database_url: str) -> None:
@@ -16,6 +21,17 @@ def test_every_column_of_every_view_is_described(database_url: str) -> None:
     assert silent == []
     assert views is not None
     assert views[0] >= 5
+
+
+def test_the_document_names_what_readers_may_not_read(database_url: str) -> None:
+    with psycopg.connect(database_url) as connection:
+        hidden = connection.execute(
+            "SELECT relname FROM pg_class WHERE relkind IN ('r', 'p', 'v') AND NOT relispartition"
+            " AND relnamespace = 'public'::regnamespace AND NOT has_table_privilege('bandit_router_reader', oid, 'SELECT')"
+        ).fetchall()
+    sentence = re.search(r"gets `SELECT` on everything but (.*?), at every\s+start", DOCUMENT.read_text(), re.DOTALL)
+    assert sentence is not None
+    assert set(re.findall("`(.*?)`", sentence[1])) == {name for (name,) in hidden}
 
 
 def test_a_login_of_ones_own_reads_and_does_not_write(database_url: str) -> None:
