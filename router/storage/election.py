@@ -17,7 +17,8 @@ _LOCK = 7_261_180_214
 _HELD = """
 SELECT count(*) FROM pg_locks
 WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-  AND classid::int8 = %s AND objid::int8 = %s AND objsubid = 1 AND pid = %s AND granted
+  AND classid::int8 = %s AND objid::int8 = %s AND objsubid = 1
+  AND pid = coalesce(%s, pg_backend_pid()) AND granted
 """
 
 
@@ -25,9 +26,12 @@ class Session:
     """A connection of the leader."""
 
     def __init__(self, connection: psycopg.AsyncConnection[Any], holder: int | None = None) -> None:
-        """`holder` is the process id of the backend that holds the leadership; None: this connection's."""
+        """`holder` is the process id of the backend that holds the leadership; None: this connection's.
+
+        It is what Postgres says: a pooler in between tells clients another number.
+        """
         self.connection = connection
-        self._holder = connection.info.backend_pid if holder is None else holder
+        self._holder = holder
 
     async def check(self) -> None:
         """Raise StorageUnavailableError if the connection, or the lead, is gone."""
@@ -62,9 +66,9 @@ async def elected(database: Database) -> AsyncIterator[Session | None]:
         connection = await database.connect(autocommit=True)
     try:
         with translated():
-            cursor = await connection.execute("SELECT pg_try_advisory_lock(%s)", (_LOCK,))
+            cursor = await connection.execute("SELECT pg_try_advisory_lock(%s), pg_backend_pid()", (_LOCK,))
             found = await cursor.fetchone()
-        yield Session(connection) if found is not None and found[0] else None
+        yield Session(connection, found[1]) if found is not None and found[0] else None
     finally:
         with contextlib.suppress(psycopg.Error):
             await connection.close()
