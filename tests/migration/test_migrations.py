@@ -119,6 +119,19 @@ def test_every_column_of_what_came_after_the_first_release_is_described(database
     assert silent == []
 
 
+def test_columns_that_hold_labels_of_forgotten_units_say_so(database_url: str) -> None:
+    with psycopg.connect(database_url) as connection:
+        described = connection.execute(
+            "SELECT c.relname, a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0"
+            " WHERE NOT c.relispartition AND col_description(c.oid, a.attnum) ~ 'label'"
+            " AND a.attname IN ('unit_id', 'unit_hash') ORDER BY 1"
+        ).fetchall()
+    assert described == [
+        *(("decision_log", "unit_id"), ("decisions", "unit_id"), ("interleavings", "unit_id")),
+        *(("judgments", "unit_hash"), ("shadow_comparisons", "unit_hash")),
+    ]
+
+
 class _OldServer:
     """Answers like a server of another version, which cannot be installed beside the embedded one."""
 
