@@ -116,7 +116,7 @@ def events(url: str | Path, experiment: str, start: datetime | None = None, end:
     no_feedback), signal (null for other kinds), reward in [0, 1] (null where it maps to none or does not count), status,
     rank (the greatest decides the outcome), reward_rule_version, policy_version (of the decision), applied_version (the
     version of the evidence that it came to; null before that was kept), details (JSON: latency_ms, input_tokens,
-    output_tokens, cost_usd, error, metadata; null without).
+    output_tokens, cost_usd, error, metadata and with it unit_hash; null without).
     """
     return _log("events", url, experiment, start, end)
 

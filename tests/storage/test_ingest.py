@@ -29,7 +29,7 @@ def row(decision: int, reward: int | None = 1_000_000, event_id: str = "e", inca
     status = EventStatus.NEUTRAL if reward is None else EventStatus.APPLIED
     key = decision.to_bytes(16, "big")
     return EventRow(
-        key, event_id, incarnation, 0, "", "reward", None, 4, at, at, at, reward, status, 1, 1, b"%d" % (reward or 0), None
+        key, event_id, incarnation, 0, "", "reward", None, 4, at, at, at, reward, status, 1, 1, b"%12d" % (reward or 0), None
     )
 
 
