@@ -98,7 +98,7 @@ def estimate_from(
     the alarms found here. Raises ValueError if there are fewer than 2 clusters.
     """
     n = influence.size
-    sums = np.bincount(groups, influence)
+    sums = np.bincount(groups, influence).astype(np.float64)
     g = sums.size
     kind = "cluster" if g < n else "decision"
     if g < 2:

@@ -87,7 +87,7 @@ def effective_size(w: Vector) -> float:
 
 def weight_alarms(w: Vector, clusters: Indices) -> tuple[str, ...]:
     """Return what is alarming about how evenly the weight is spread over decisions, and over clusters if there are fewer."""
-    sums = np.bincount(clusters, w)
+    sums = np.bincount(clusters, w).astype(np.float64)
     return _alarms(w, "decision") + (_alarms(sums, "cluster") if sums.size < w.size else ())
 
 

@@ -421,7 +421,9 @@ async def test_allocations_of_dropped_days_are_looked_up_one_by_one(connection, 
         "INSERT INTO dropped_allocations SELECT allocation_id FROM allocations LIMIT 2500 ON CONFLICT DO NOTHING"
     )
     every = {f"{day(number):%Y%m%d}" for number in range(DAYS)}
-    for statement in await explained.during(partial(retention._delete_allocations, connection), "dropped_allocations"):
+    for statement in await explained.during(
+        partial(retention._delete_allocations, connection, retention._unasked), "dropped_allocations"
+    ):
         statement.check(8_000, every)
 
 
