@@ -130,7 +130,8 @@ def degrees_of_freedom(shares: Vector) -> float:
     c = (h / (1.0 - h)) ** 2
     trace = float(c @ (1.0 - 2.0 * x))
     squares = 2.0 * float(c.sum() * (c @ x**2) + (c @ x) ** 2) + float(c**2 @ (1.0 - 4.0 * x))
-    return max(1.0, trace**2 / squares)
+    # Rounding can take it past its bounds.
+    return min(max(1.0, trace**2 / squares), max(1.0, h.size - 1.0))
 
 
 def shown(number: float) -> str:

@@ -1,5 +1,7 @@
 """Experiments as one replica knows them: values, without reading or waiting."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -26,6 +28,13 @@ class Entry:
     def policy_version(self) -> int:
         """The version that was read."""
         return self.reading.policy_version
+
+    def is_newer_than(self, other: Entry) -> bool:
+        """Whether this was read from a later state of the database: both versions only grow."""
+        return (
+            self.policy_version > other.policy_version
+            or self.definition.definition_version > other.definition.definition_version
+        )
 
     @property
     def digest(self) -> Digest:
@@ -66,7 +75,7 @@ class Known:
         While one was compiled, a direct refresh may have put in a newer one.
         """
         before = self._by_incarnation.get(entry.definition.incarnation)
-        if before is not None and before.policy_version > entry.policy_version:
+        if before is not None and before.is_newer_than(entry):
             return False
         self.by_id[entry.definition.experiment_id] = entry
         self._by_incarnation[entry.definition.incarnation] = entry

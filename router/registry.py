@@ -125,11 +125,12 @@ class Registry:
         began_s = self._clock()
         await asyncio.sleep(max(0.0, _CONFIRMED_S - (began_s - entry.read_at_s)))
         newest = self._known.of(entry.definition.incarnation) or entry
-        if newest.read_at_s >= began_s:
-            return newest
         with contextlib.suppress(NotFoundError, UnavailableError):
-            return await self.lookup(entry.definition.experiment_id)
-        return entry
+            # What others began to read before this call may end now: then it is read once more.
+            for _ in range(2):
+                if newest.read_at_s < began_s:
+                    newest = await self.lookup(entry.definition.experiment_id)
+        return newest
 
     def wake(self, incarnations: Iterable[int]) -> None:
         """Have these experiments read again soon."""
