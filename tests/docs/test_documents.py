@@ -22,6 +22,7 @@ DOCUMENTS = sorted(path for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob(
 #: Each takes ten seconds and more: they run in `make test-slow`. What operators and first readers follow is always run.
 SLOW = {
     "analysis.md",
+    "api.md",
     "canary.md",
     "cost.md",
     "estimates.md",
@@ -34,7 +35,9 @@ SLOW = {
     "openfeature.md",
     "pictures.md",
     "planning.md",
+    "rollouts.md",
     "shadow.md",
+    "statistics.md",
 }
 BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)(#[^)]*)?\)")

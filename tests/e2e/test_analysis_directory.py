@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import psycopg
+import pytest
 from processes import run, serving, wait_until
 
 import router.analysis as analysis
@@ -12,6 +13,7 @@ from router.client import RouterClient
 from router.embedded import read_record
 
 
+@pytest.mark.slow
 def test_a_data_directory_is_read_whether_its_router_runs_or_not(tmp_path: Path) -> None:
     data = tmp_path / "service" / "data"
     file = tmp_path / "support-model.yaml"

@@ -43,6 +43,7 @@ async def busy(made: Router) -> list[str]:
     return [(await made.route(unit_id=f"later-{number}")).decision_id for number in range(10)]
 
 
+@pytest.mark.slow
 async def test_a_restored_backup_goes_on_where_it_was_made(
     cluster: TestCluster, database_url: str, start_router: StartRouter, tmp_path: Path
 ) -> None:

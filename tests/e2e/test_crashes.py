@@ -67,7 +67,15 @@ OUTAGES = ("Postgres stopped", "router started without Postgres", "Postgres hung
 
 
 #: What `make soak` and `make test-slow` try.
-SLOW = ("supervisor killed", "spool torn", "router started without Postgres", "Postgres read-only")
+SLOW = (
+    "everything killed",
+    "postmaster killed",
+    "Postgres hung",
+    "supervisor killed",
+    "spool torn",
+    "router started without Postgres",
+    "Postgres read-only",
+)
 
 
 def named(every: Sequence[Fault], names: Sequence[str]) -> list[Any]:
@@ -117,5 +125,6 @@ def test_an_hour_of_events_out_of_order_is_the_fold_of_them(other: stage.Stage) 
     all_hold(replays.out_of_order(other, decisions=1_500))
 
 
+@pytest.mark.slow
 def test_a_clock_that_steps_back_counts_each_event_once(other: stage.Stage, tmp_path: Path) -> None:
     all_hold(clock.stepping_back(other, tmp_path, decisions=60))

@@ -337,6 +337,7 @@ async def test_replies_that_are_cut_off_are_invalid_and_say_so(bench: Bench):
 # The prior
 
 
+@pytest.mark.slow
 async def test_the_prior_is_an_entry_of_the_experiments_file(bench: Bench):
     service = stub(bench.router)
     await create(service, run_id="run")

@@ -165,6 +165,7 @@ def _no_series_went_back(before: Scraped, after: Scraped) -> None:
     assert went_back == {}
 
 
+@pytest.mark.slow
 def test_live_and_ready(tmp_path: Path) -> None:
     with serving(tmp_path, *ENDPOINT) as service:
         assert get(service.metrics, "/livez") == (200, "alive\n")

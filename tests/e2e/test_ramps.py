@@ -120,6 +120,7 @@ async def rows(world: World, kind: str) -> list[pb.Transition]:
     return await world.routers[0].transitions(kind=kind)
 
 
+@pytest.mark.slow
 async def test_a_healthy_challenger_comes_to_all_traffic_through_all_five_stages(world: World):
     for stage, (cap, hours) in enumerate(zip(CAPS, HOURS, strict=True)):
         status = await world.status()

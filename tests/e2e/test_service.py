@@ -47,6 +47,7 @@ def test_it_announces_itself_once_serves_and_drains(tmp_path: Path, experiment_f
             assert connection.execute("SELECT count(*) FROM decisions").fetchone() == (1,)
 
 
+@pytest.mark.slow
 def test_calls_under_way_are_answered_while_it_drains(tmp_path: Path, experiment_file: Path) -> None:
     """SIGTERM in the middle of load: every call ends in an answer or UNAVAILABLE, and every answer is in Postgres."""
     answered: list[str] = []

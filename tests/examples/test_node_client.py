@@ -54,6 +54,7 @@ def start(client: Path, router: ExampleRouter, requests: int) -> Any:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_it_routes_and_rewards(client: Path, router: ExampleRouter) -> None:
     said = start(client, router, 40)
     assert sum(said["arms"].values()) == 40
@@ -68,6 +69,7 @@ def test_it_routes_and_rewards(client: Path, router: ExampleRouter) -> None:
     assert posterior["haiku"]["beta"] - 1 == said["arms"].get("haiku", 0)
 
 
+@pytest.mark.slow
 def test_without_a_router_the_fallback_arm_answers(client: Path, router: ExampleRouter) -> None:
     router.stop()
     said = start(client, router, 2)

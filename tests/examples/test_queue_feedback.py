@@ -86,6 +86,7 @@ def test_each_message_counts_once_though_producers_die(router: ExampleRouter, qu
     assert rows(queue_url, "SELECT * FROM feedback_dead_letters") == []
 
 
+@pytest.mark.slow
 def test_what_was_told_and_not_settled_is_a_duplicate(router: ExampleRouter, queue_url: str) -> None:
     before = router.outcomes()
     put(queue_url, [{"decision_id": found, "signal": "thumbs_up"} for found in decision_ids(router, 5)])
@@ -146,6 +147,7 @@ def test_poison_is_set_aside_and_holds_nothing_up(router: ExampleRouter, queue_u
     assert rows(queue_url, "SELECT id FROM feedback_queue") == []
 
 
+@pytest.mark.slow
 def test_an_outage_of_the_router_loses_nothing(router: ExampleRouter, queue_url: str) -> None:
     before = router.outcomes()
     put(queue_url, [{"decision_id": found, "signal": "task_completed"} for found in decision_ids(router, 20)])

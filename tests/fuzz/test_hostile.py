@@ -52,6 +52,7 @@ def unharmed(target: FuzzTarget) -> Iterator[None]:
 # Memory
 
 
+@pytest.mark.slow
 def test_the_same_calls_again_grow_nothing(target: FuzzTarget) -> None:
     """Claim: after a warm-up, calls of every method, most of them refused, leave nothing behind."""
     known = target.made_anew()

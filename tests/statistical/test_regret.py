@@ -6,6 +6,7 @@ import pytest
 from bandit.simulate import beta_logits, largest_draw, matching_regret, replay_table, thompson_regret
 
 
+@pytest.mark.slow
 def test_three_arms_for_a_thousand_steps() -> None:
     """Claim: at .7, .8, .9 and 1,000 steps the mean regret is 11.05 +- .3.
 
