@@ -33,6 +33,7 @@ SLOW = {
     "metrics.md",
     "models.md",
     "openfeature.md",
+    "operations.md",
     "pictures.md",
     "planning.md",
     "rollouts.md",

@@ -61,6 +61,7 @@ def counters(scraped: Scraped) -> dict[tuple[str, frozenset[tuple[str, str]]], f
     return {series: number for series, number in scraped.items() if series[0] in kinds}
 
 
+@pytest.mark.slow
 def test_figures_are_what_was_sent_through_deaths_and_restarts(tmp_path: Path) -> None:
     with serving(tmp_path, "--workers", "2", *ENDPOINT) as service:
         caller = Caller(service)

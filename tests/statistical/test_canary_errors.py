@@ -122,7 +122,7 @@ def test_intervals_for_one_look_would_roll_back_healthy_challengers() -> None:
     assert first_verdicts(np.full(3_001, 0.1), fails, 0.1, None)[0].sum() > 5 * EACH
 
 
-@pytest.mark.parametrize("period", [2, 40, 700])
+@pytest.mark.parametrize("period", [40, *(pytest.param(period, marks=pytest.mark.slow) for period in (2, 700))])
 def test_a_rate_that_drifts_within_its_limit_is_rarely_rolled_back(period: int) -> None:
     """Claim: rates that swing between a tenth of the limit and the limit fail with probability <= the guardrail's alpha."""
     limit, looks = 0.1, 3_000
@@ -130,7 +130,9 @@ def test_a_rate_that_drifts_within_its_limit_is_rarely_rolled_back(period: int) 
     assert first_verdicts(swings, failing_sums(limit, EACH, looks), limit, None)[0].sum() <= EACH
 
 
-@pytest.mark.parametrize("limit", [0.01, 0.10, 0.12, 0.15, 0.3, 0.45, 0.7, 0.95])
+@pytest.mark.parametrize(
+    "limit", [0.12, 0.45, *(pytest.param(limit, marks=pytest.mark.slow) for limit in (0.01, 0.10, 0.15, 0.3, 0.7, 0.95))]
+)
 def test_an_intolerable_rate_rarely_passes(limit: float) -> None:
     """Claim: at twice the limit, or halfway from it to 1, the stage ever passes with probability <= miss."""
     passed = verdicts_at(intolerable(limit), limit, 3_000)[1]
@@ -161,7 +163,7 @@ def test_the_minimum_sample_is_near_the_least_for_zeros_and_ones() -> None:
 # Fractions of an observation, by simulation
 
 
-@pytest.mark.parametrize("shape", [0.05, 0.5, 5.0])
+@pytest.mark.parametrize("shape", [0.5, *(pytest.param(shape, marks=pytest.mark.slow) for shape in (0.05, 5.0))])
 def test_costs_err_no_more_than_rates(shape: float) -> None:
     """Claim: skewed costs with their mean at the limit fail with probability <= .05, and at twice the limit pass so often.
 

@@ -196,7 +196,9 @@ async def _make_partitions(url: str) -> None:
         await ensure_partitions(connection, [day(number) for number in range(DAYS)])
 
 
-@pytest.fixture(scope="module", params=["no statistics", "statistics of older days", "statistics"])
+@pytest.fixture(
+    scope="module", params=["no statistics", pytest.param("statistics of older days", marks=pytest.mark.slow), "statistics"]
+)
 def known(request: pytest.FixtureRequest) -> str:
     """What the planner knows."""
     return request.param
