@@ -36,7 +36,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bandit.allocation import apply_floor
+from bandit.learners import BetaLearner
 from bandit.logged import Indices, Vector, arm_indices, cluster_indices, fraction, numbers, probability_table
 from bandit.offpolicy import raw_mean
 from bandit.posterior import probability_best
@@ -56,41 +56,15 @@ class Learner(Protocol):
         """Learn that `arm` was drawn and earned `reward`."""
 
 
-class ThompsonLearner:
-    """Thompson Sampling over Beta posteriors from any prior, with a floor and a discount, as a `Learner`.
-
-    With each outcome all evidence is first multiplied by `discount`: 1 forgets nothing, 0.99 remembers about 100 outcomes.
-    The allocation is computed anew every `every` outcomes.
-    """
+class ThompsonLearner(BetaLearner):
+    """Thompson Sampling from one prior for all of k arms, with a floor and a discount, as a `Learner`."""
 
     def __init__(
         self, k: int, prior: tuple[float, float] = (1.0, 1.0), floor: float = 0.01, discount: float = 1.0, every: int = 1
     ) -> None:
-        if k < 1 or every < 1:
-            raise ValueError(f"k is {k} and every is {every}: both must be 1 or more")
-        if not 0.0 < discount <= 1.0:
-            raise ValueError(f"discount is {discount}: it must be greater than 0 and at most 1")
-        self._prior = np.repeat(np.array([prior], dtype=np.float64), k, axis=0)
-        self._evidence = np.zeros((k, 2))
-        self._floor, self._discount, self._every = floor, discount, every
-        self._outcomes = 0
-        self._allocation = self._compute()
-
-    def allocate(self) -> Vector:
-        """Return the floored probability of each arm being best, (K,)."""
-        return self._allocation
-
-    def update(self, arm: int, reward: float) -> None:
-        """Add an outcome, whose reward is in [0, 1], to the evidence."""
-        self._evidence *= self._discount
-        self._evidence[arm] += (reward, 1.0 - reward)
-        self._outcomes += 1
-        if self._outcomes % self._every == 0:
-            self._allocation = self._compute()
-
-    def _compute(self) -> Vector:
-        alpha, beta = (self._prior + self._evidence).T
-        return apply_floor(probability_best(alpha, beta), self._floor)
+        if k < 1:
+            raise ValueError(f"k is {k}: it must be 1 or more")
+        super().__init__(np.repeat(np.array([prior], dtype=np.float64), k, axis=0), probability_best, floor, discount, every)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ besides. So neither side handles single rows, and memory is bounded by the stret
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from enum import Enum
 from typing import Any
 from uuid import UUID
@@ -331,3 +331,14 @@ def _reading(connection: psycopg.Connection[Any]) -> Iterator[Reading]:
         # Before the first reading: a day that is dropped in between would be gone.
         connection.execute("LOCK TABLE decisions, events, outcomes IN ACCESS SHARE MODE")
     yield Reading(connection)
+
+
+def span_of(of: Read, start: datetime | None, end: datetime | None) -> dict[str, object]:
+    """Return the parameters of a question about the decisions of [start, end), with the days that these are in."""
+    return {
+        "incarnation": of.incarnation,
+        "start": start or "-infinity",
+        "end": end or "infinity",
+        "first": "-infinity" if start is None else start.astimezone(UTC).date(),
+        "last": "infinity" if end is None else end.astimezone(UTC).date(),
+    }

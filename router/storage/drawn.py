@@ -7,14 +7,14 @@ the first one is kept. So are no decisions that were forced or held out, or that
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from router.rules import assignment_of
-from router.storage.analysis import Read, Reading
+from router.storage.analysis import Read, Reading, span_of
 
 #: Buckets round propensities to 1 / 10,000.
 _ROUNDING: Final = 2e-4
@@ -85,7 +85,7 @@ def read_drawn(reading: Reading, of: Read, start: datetime | None, end: datetime
     Units that were drawn before `start`, in the days that are kept, are not drawn again in the range. All of it is held
     in memory, some 150 bytes and 16 for each arm a decision. Raises StorageError.
     """
-    parameters = _span(of, start, end)
+    parameters = span_of(of, start, end)
     draw, since = _DRAW[assignment_of(reading.definition(of).assignment)]
     rows = _Rows()
     for some in reading.rows(_FIRST.format(draw=draw, since=since), parameters):
@@ -151,13 +151,3 @@ def _vectors(reading: Reading, ids: dict[Any, int], of: Read) -> tuple[list[int]
     for one, arms, probabilities in found:
         table[ids[one], [place[number] for number in arms]] = probabilities
     return columns, table
-
-
-def _span(of: Read, start: datetime | None, end: datetime | None) -> dict[str, object]:
-    return {
-        "incarnation": of.incarnation,
-        "start": start or "-infinity",
-        "end": end or "infinity",
-        "first": "-infinity" if start is None else start.astimezone(UTC).date(),
-        "last": "infinity" if end is None else end.astimezone(UTC).date(),
-    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bandit.intraclass import ClusterSums, intraclass_correlation
 from bandit.situation import History
 from router.rules import assignment_of
-from router.storage.analysis import Read, ReadArm, Reading
+from router.storage.analysis import Read, ReadArm, Reading, span_of
 from router.storage.vectors import Decided, DrawVectors, Unusable
 
 #: Of the outcomes that are known, this share was known after the reward lag.
@@ -124,7 +124,9 @@ def read_logged(reading: Reading, of: Read, start: datetime | None, end: datetim
     All of it is held in memory, some 700 bytes a decision. Raises StorageError.
     """
     definition = reading.definition(of)
-    rows = [Decided(*row) for some in reading.rows(_LOGGED.format(in_span=_IN_SPAN), _span(of, start, end)) for row in some]
+    rows = [
+        Decided(*row) for some in reading.rows(_LOGGED.format(in_span=_IN_SPAN), span_of(of, start, end)) for row in some
+    ]
     draws = DrawVectors(reading, of, definition, rows)
     kept: list[Decided] = []
     vectors: list[NDArray[np.float64]] = []
@@ -155,7 +157,7 @@ def read_history(reading: Reading, of: Read, start: datetime | None, end: dateti
     Figures that they do not tell are None: baseline and variance without a control that has outcomes, the share of the
     variance between sessions without a session of two outcomes, the traffic of a single moment. Raises StorageError.
     """
-    parameters = {**_span(of, start, end), "most": _MOST}
+    parameters = {**span_of(of, start, end), "most": _MOST}
     ((n, first, last, lag_s, mean, variance, turns, *sums),) = reading.all(_SUMMARY.format(in_span=_IN_SPAN), parameters)
     if not n:
         return None
@@ -182,16 +184,6 @@ def active_arm_ids(reading: Reading, of: Read) -> tuple[str, ...]:
 
 def _active(reading: Reading, of: Read) -> list[int]:
     return [number for (number,) in reading.all(_ACTIVE, {"incarnation": of.incarnation})]
-
-
-def _span(of: Read, start: datetime | None, end: datetime | None) -> dict[str, object]:
-    return {
-        "incarnation": of.incarnation,
-        "start": start or "-infinity",
-        "end": end or "infinity",
-        "first": "-infinity" if start is None else start.astimezone(UTC).date(),
-        "last": "infinity" if end is None else end.astimezone(UTC).date(),
-    }
 
 
 def _clusters(decisions: Sequence[Decided], interleaved: bool) -> NDArray[np.intp] | None:
