@@ -181,7 +181,7 @@ class Refresher:
                 if not self._stale:
                     log.warning("policies are stale from now on: %s", error)
                 self._stale = True
-            except Exception:
+            except Exception:  # whatever it is, learning goes on
                 log.exception("refreshing policies failed; it goes on")
             await asyncio.sleep(_RETRY_S)
 
@@ -239,7 +239,7 @@ class Refresher:
         except (StorageUnavailableError, asyncio.CancelledError):
             self.wake([incarnation])
             raise
-        except Exception:
+        except Exception:  # whatever is wrong with its rows, the others are refreshed
             if incarnation not in self._unreadable:
                 log.exception("experiment %d cannot be read or compiled: its last policy stays", incarnation)
             self._unreadable.add(incarnation)

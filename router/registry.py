@@ -6,6 +6,7 @@ Route reads one dict. What is not in it is read from Postgres once for all who a
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable, Collection, Coroutine, Iterable
 
 from router.budgets import Budgets
@@ -86,8 +87,8 @@ class Registry:
 
         Raises NotFoundError, or UnavailableError if Postgres cannot be asked.
         """
-        until = self._absent.get(experiment_id)
-        if until is not None and self._clock() < until:
+        # A refresh may have found it since.
+        if self.current(experiment_id) is None and self._clock() < self._absent.get(experiment_id, -math.inf):
             raise NotFoundError.of_experiment(experiment_id)
         await self._single_flight(experiment_id, lambda: self._find(experiment_id))
         entry = self.current(experiment_id)

@@ -6,6 +6,7 @@ from base64 import urlsafe_b64decode
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 from router.feedback_spool import SUFFIX as EVENTS
@@ -67,7 +68,11 @@ def spooled(directory: Path, trace: Trace) -> Spooled:
 def take_out(found: Spooled, trace: Trace) -> None:
     """Take the unit's records out of what was set aside. Raises OSError."""
     for path in found.refused:
-        aside.take_out(path, lambda record, path=path: _holds(path, record, trace) is True)  # type: ignore[misc]
+        aside.take_out(path, partial(_surely_holds, path, trace))
+
+
+def _surely_holds(path: Path, trace: Trace, record: Record) -> bool:
+    return _holds(path, record, trace) is True
 
 
 def _holds(path: Path, record: Record, trace: Trace) -> bool | None:

@@ -22,6 +22,7 @@ EXAMPLE = ROOT / "examples" / "node_client"
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The example, built beside a copy of the proto."""
     if shutil.which("npm") is None:
+        # The one thing that `make` does not install: nothing else here needs it.
         pytest.skip("needs node and npm")
     directory = tmp_path_factory.mktemp("checkout")
     shutil.copytree(ROOT / "proto", directory / "proto")
